@@ -1,0 +1,275 @@
+"""Any timm model as feature levels, with its own pixel normalisation, freezing and norm policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from visionlab.models.norm import apply_norm_policy, batch_norms
+
+# What Backbone itself decides, or what would reach for the network.
+_RESERVED = (
+    "pretrained",
+    "pretrained_cfg",
+    "checkpoint_path",
+    "cache_dir",
+    "features_only",
+    "num_classes",
+    "in_chans",
+    "img_size",
+)
+# How timm's families are told to take images of any size; a model that knows neither takes them anyway, or never.
+_ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How pixels become what a model was trained on: ``(pixels / 255 - mean) / std``, per RGB channel.
+
+    Args:
+        mean: three numbers in [0, 1].
+        std: three positive numbers.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3 or (name == "std" and min(values) <= 0):
+                raise ValueError(
+                    f"normalization: {name} expects three {'positive ' * (name == 'std')}numbers, got {values}"
+                )
+            object.__setattr__(self, name, values)
+
+
+class Backbone(nn.Module):
+    """A timm model that turns images into feature maps, finest first.
+
+    Parameters keep timm's names (``backbone.model``). The classifier and what only feeds it (a head's own norm or
+    convolution) are removed, because dense features never reach them and a parameter without gradient stops
+    distributed training; a final norm that timm applies to the feature map itself (ViT, Swin) is applied to the last
+    level and trains. Pooled features are the mean of the last level, so both uses train the same parameters.
+
+    Args:
+        name: a model of timm, with or without the tag of its weights (``resnet50``, ``convnext_tiny.fb_in1k``).
+        strides: the levels to give, by stride, finest first; deeper parts of the model are removed. Default: all the
+            model has from 4 upwards.
+        frozen_stages: 0 trains everything; n freezes the stem and the first n stages, which also stay in evaluation
+            mode (MMDetection's ``frozen_stages`` for n > 0, detectron2's ``FREEZE_AT`` minus one). A stage is a group
+            of blocks between two levels; in a plain ViT it is one block.
+        norm: what BatchNorm does: ``train``, ``frozen`` (statistics and affine parameters fixed), ``sync`` (statistics
+            over all processes), ``group`` (GroupNorm in its place).
+        image_size: side of the square images that a model of fixed size, or a position embedding, is built for.
+            Default: the model's own. ViTs take any size all the same, by interpolation.
+        options: further arguments of the timm model, for example ``{drop_path_rate: 0.1}``.
+
+    Raises:
+        ValueError: no such model, a model without feature levels, or a setting the model has no use for.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "resnet50",
+        strides: list[int] | None = None,
+        frozen_stages: int = 0,
+        norm: Literal["train", "frozen", "sync", "group"] = "train",
+        image_size: int | None = None,
+        options: dict[str, int | float | bool | str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.norm = norm
+        self.settings: dict[str, Any] = {
+            "name": name,
+            "strides": strides,
+            "frozen_stages": frozen_stages,
+            "norm": norm,
+            "image_size": image_size,
+            "options": options,
+        }
+        self.model = _create(name, image_size, options or {}).eval()
+        self.normalization = Normalization(self.model.pretrained_cfg["mean"], self.model.pretrained_cfg["std"])
+
+        plain_names = list(self.model.state_dict())
+        self.strides, self._indices = _choose_levels(self.model, name, strides)
+        if hasattr(self.model, "prune_intermediate_layers"):
+            self._indices = self.model.prune_intermediate_layers(self._indices, prune_norm=False, prune_head=True)
+        kept_names = set(self.model.state_dict())
+        self.removed = [name for name in plain_names if name not in kept_names]
+
+        apply_norm_policy(self.model, norm, name)
+        self._fit_sizes()
+        self._fixed: list[nn.Module] = list(batch_norms(self.model)) if norm == "frozen" else []
+        self._fixed += _freeze(self.model, frozen_stages, name)
+        self.train()
+
+    @property
+    def normalization(self) -> Normalization:
+        """How ``normalize`` maps pixels; weights that were trained with another one bring it along."""
+        return self._normalization
+
+    @normalization.setter
+    def normalization(self, value: Normalization) -> None:
+        self._normalization = value
+        # Not in the state dict, whose names are timm's alone; buffers only to follow the module to its device.
+        device = next(self.model.parameters()).device
+        self.register_buffer("_mean", torch.tensor(value.mean, device=device).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(value.std, device=device).view(3, 1, 1), persistent=False)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last level, which are the pooled features."""
+        return self.channels[-1]
+
+    def normalize(self, pixels: Tensor, sizes: list[tuple[int, int]] | None = None) -> Tensor:
+        """Turn pixels into what the model takes.
+
+        Args:
+            pixels: ``(N, 3, H, W)`` uint8, RGB.
+            sizes: ``(height, width)`` of each image; what lies beyond is padding and becomes 0.
+
+        Returns:
+            ``(N, 3, H, W)`` float32.
+        """
+        if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"normalize expects (N, 3, H, W) uint8, got {tuple(pixels.shape)} {pixels.dtype}")
+        images = pixels.float().div_(255).sub_(self._mean).div_(self._std)
+        for image, (height, width) in zip(images, sizes or []):
+            image[:, height:] = 0
+            image[:, :, width:] = 0
+        return images
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Compute the feature levels.
+
+        Args:
+            images: ``(N, 3, H, W)``, normalised; any H and W unless the model is of fixed size.
+
+        Returns:
+            One ``(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`` map per level, finest first.
+        """
+        height, width = images.shape[-2:]
+        if self.fixed_size and (height, width) != self.fixed_size:
+            raise ValueError(f"{self.name} takes images of {self.fixed_size} only, got {(height, width)}")
+        # A model that would drop pixels at the right and bottom gets zeros there, and their features are cut off.
+        padding = (-width % self._multiple, -height % self._multiple)
+        if any(padding):
+            images = F.pad(images, (0, padding[0], 0, padding[1]))
+        levels = self._levels(images)
+        if any(padding):
+            levels = [m[..., : -(-height // s), : -(-width // s)] for m, s in zip(levels, self.strides)]
+        return levels
+
+    def pool(self, images: Tensor) -> Tensor:
+        """Compute one feature vector per image: the mean of the last level, ``(N, num_features)``."""
+        return self(images)[-1].mean((2, 3))
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set training mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._fixed:
+            module.eval()
+        return self
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        return self.model.forward_intermediates(images, self._indices, norm=True, intermediates_only=True)
+
+    def _fit_sizes(self) -> None:
+        """Find out, by small images, which sizes the model takes, its channels, and what its levels depend on."""
+        largest = self.strides[-1]
+        native = self.settings["image_size"]
+        native_size = (native, native) if native else tuple(self.model.pretrained_cfg["input_size"][1:])
+        attempts = ((2 * largest + 1, 3 * largest + 1), 1), ((2 * largest, 3 * largest), largest), (native_size, 1)
+        for size, multiple in attempts:
+            levels = self._try(size)
+            if levels is not None:
+                break
+        else:
+            raise ValueError(
+                f"{self.name} does not give feature maps of strides {self.strides}; choose another backbone"
+            )
+        self._multiple = multiple
+        self.fixed_size = size if (size, multiple) == attempts[-1] else None
+        self.channels = [level.shape[1] for level in levels]
+        # For the few models that keep parameters no level depends on.
+        parameters = list(self.model.parameters())
+        gradients = torch.autograd.grad(
+            torch.stack([level.float().sum() for level in levels]).sum(),
+            [p for p in parameters if p.requires_grad],
+            allow_unused=True,
+        )
+        for parameter, gradient in zip([p for p in parameters if p.requires_grad], gradients):
+            if gradient is None:
+                parameter.requires_grad_(False)
+
+    def _try(self, size: tuple[int, int]) -> list[Tensor] | None:
+        device = next(self.model.parameters()).device
+        try:
+            with torch.enable_grad():
+                levels = self._levels(torch.zeros(1, 3, *size, device=device))
+        except Exception:  # each family of timm refuses a size in its own way
+            return None
+        expected = [tuple(-(-side // stride) for side in size) for stride in self.strides]
+        return levels if [tuple(level.shape[2:]) for level in levels] == expected else None
+
+
+def _create(name: str, image_size: int | None, options: dict[str, Any]) -> nn.Module:
+    if ":" in name or not timm.is_model(name):
+        close = get_close_matches(name, timm.list_models(), 3, 0.5)
+        raise ValueError(f"no timm model is called '{name}'" + (f"; did you mean {', '.join(close)}?" if close else ""))
+    for option in options:
+        if option in _RESERVED:
+            raise ValueError(f"options: '{option}' of {name} is not free to set")
+    size = {} if image_size is None else {"img_size": image_size}
+    reason: Exception | None = None
+    for any_size in _ANY_SIZE:
+        try:
+            return timm.create_model(name, pretrained=False, num_classes=0, **{**any_size, **size, **options})
+        except TypeError as error:
+            reason = error
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise ValueError(f"timm cannot build {name}: {_one_line(error)}") from error
+    if "'img_size'" in str(reason):
+        raise ValueError(f"image_size would have no effect, {name} takes images of any size") from reason
+    raise ValueError(f"timm cannot build {name}: {_one_line(reason)}") from reason
+
+
+def _one_line(error: Exception | None) -> str:
+    return " ".join(str(error).split())
+
+
+def _choose_levels(model: nn.Module, name: str, strides: list[int] | None) -> tuple[list[int], list[int]]:
+    """Return the strides and timm's indices of the levels; of several levels with one stride, the deepest is taken."""
+    if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
+        raise ValueError(f"{name} gives no feature levels; choose another backbone")
+    infos = getattr(model.feature_info, "info", model.feature_info)
+    deepest = {info["reduction"]: index for index, info in enumerate(infos)}
+    chosen = strides or [stride for stride in sorted(deepest) if stride >= 4] or sorted(deepest)
+    if chosen != sorted(set(chosen) & set(deepest)):
+        raise ValueError(f"strides of {name} expects some of {sorted(deepest)}, ascending, got {strides}")
+    return list(chosen), [deepest[stride] for stride in chosen]
+
+
+def _freeze(model: nn.Module, stages: int, name: str) -> list[nn.Module]:
+    """Take the stem and the first stages out of training; return the modules to keep in evaluation mode."""
+    if stages == 0:
+        return []
+    groups = group_parameters(model, model.group_matcher(coarse=True))
+    if not 0 < stages < len(groups):
+        raise ValueError(f"frozen_stages of {name} expects 0 to {len(groups) - 1}, got {stages}")
+    parameters = dict(model.named_parameters())
+    for group in sorted(groups)[: stages + 1]:
+        for parameter_name in groups[group]:
+            parameters[parameter_name].requires_grad_(False)
+    frozen = {id(parameters[p]) for group in sorted(groups)[: stages + 1] for p in groups[group]}
+    return [m for m in model.modules() if (own := {id(p) for p in m.parameters()}) and own <= frozen]
