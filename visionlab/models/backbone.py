@@ -76,6 +76,11 @@ class Backbone(nn.Module):
         ValueError: no such model, a model without feature levels, or a setting the model has no use for.
     """
 
+    channels: list[int]
+    fixed_size: tuple[int, int] | None
+    _mean: Tensor
+    _std: Tensor
+
     def __init__(
         self,
         *,
@@ -97,7 +102,7 @@ class Backbone(nn.Module):
             "image_size": image_size,
             "options": options,
         }
-        self.model = _create(name, image_size, options or {}).eval()
+        self.model: Any = _create(name, image_size, options or {}).eval()
         self.normalization = Normalization(self.model.pretrained_cfg["mean"], self.model.pretrained_cfg["std"])
 
         plain_names = list(self.model.state_dict())
@@ -108,7 +113,7 @@ class Backbone(nn.Module):
         self.removed = [name for name in plain_names if name not in kept_names]
 
         apply_norm_policy(self.model, norm, name)
-        self._fit_sizes()
+        self._measure()
         self._fixed: list[nn.Module] = list(batch_norms(self.model)) if norm == "frozen" else []
         self._fixed += _freeze(self.model, frozen_stages, name)
         self.train()
@@ -182,48 +187,41 @@ class Backbone(nn.Module):
         return self
 
     def _levels(self, images: Tensor) -> list[Tensor]:
-        return self.model.forward_intermediates(images, self._indices, norm=True, intermediates_only=True)
+        return self.model.forward_intermediates(images, self._indices, norm=self._final_norm, intermediates_only=True)
 
-    def _fit_sizes(self) -> None:
-        """Find out, by small images, which sizes the model takes, its channels, and what its levels depend on."""
+    def _measure(self) -> None:
+        """Find out, with one small image, which sizes the model takes, its channels, and what its levels depend on."""
         largest = self.strides[-1]
         native = self.settings["image_size"]
         native_size = (native, native) if native else tuple(self.model.pretrained_cfg["input_size"][1:])
-        attempts = ((2 * largest + 1, 3 * largest + 1), 1), ((2 * largest, 3 * largest), largest), (native_size, 1)
-        for size, multiple in attempts:
-            levels = self._try(size)
-            if levels is not None:
-                break
-        else:
-            raise ValueError(
-                f"{self.name} does not give feature maps of strides {self.strides}; choose another backbone"
-            )
-        self._multiple = multiple
-        self.fixed_size = size if (size, multiple) == attempts[-1] else None
-        self.channels = [level.shape[1] for level in levels]
-        # For the few models that keep parameters no level depends on.
-        parameters = list(self.model.parameters())
-        gradients = torch.autograd.grad(
-            torch.stack([level.float().sum() for level in levels]).sum(),
-            [p for p in parameters if p.requires_grad],
-            allow_unused=True,
-        )
-        for parameter, gradient in zip([p for p in parameters if p.requires_grad], gradients):
-            if gradient is None:
-                parameter.requires_grad_(False)
+        any_size, multiples = (2 * largest + 1, 3 * largest + 1), (2 * largest, 3 * largest)
+        for self._final_norm in (True, False):
+            for size, self._multiple in ((any_size, 1), (multiples, largest), (native_size, 1)):
+                levels = self._try(size)
+                if levels is not None:
+                    self.fixed_size = size if size == native_size else None
+                    self.channels = [level.shape[1] for level in levels]
+                    _freeze_unused(self.model, levels)
+                    return
+        raise ValueError(f"{self.name} does not give feature maps of strides {self.strides}; choose another backbone")
 
     def _try(self, size: tuple[int, int]) -> list[Tensor] | None:
-        device = next(self.model.parameters()).device
+        image = torch.zeros(1, 3, *size, device=next(self.model.parameters()).device)
         try:
             with torch.enable_grad():
-                levels = self._levels(torch.zeros(1, 3, *size, device=device))
-        except Exception:  # each family of timm refuses a size in its own way
+                levels = self._levels(image)
+        except (
+            AssertionError,
+            AttributeError,
+            RuntimeError,
+            ValueError,
+        ):  # each of timm's families refuses a size in its own way
             return None
         expected = [tuple(-(-side // stride) for side in size) for stride in self.strides]
         return levels if [tuple(level.shape[2:]) for level in levels] == expected else None
 
 
-def _create(name: str, image_size: int | None, options: dict[str, Any]) -> nn.Module:
+def _create(name: str, image_size: int | None, options: dict[str, Any]) -> Any:
     if ":" in name or not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), 3, 0.5)
         raise ValueError(f"no timm model is called '{name}'" + (f"; did you mean {', '.join(close)}?" if close else ""))
@@ -248,7 +246,7 @@ def _one_line(error: Exception | None) -> str:
     return " ".join(str(error).split())
 
 
-def _choose_levels(model: nn.Module, name: str, strides: list[int] | None) -> tuple[list[int], list[int]]:
+def _choose_levels(model: Any, name: str, strides: list[int] | None) -> tuple[list[int], list[int]]:
     """Return the strides and timm's indices of the levels; of several levels with one stride, the deepest is taken."""
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise ValueError(f"{name} gives no feature levels; choose another backbone")
@@ -260,7 +258,7 @@ def _choose_levels(model: nn.Module, name: str, strides: list[int] | None) -> tu
     return list(chosen), [deepest[stride] for stride in chosen]
 
 
-def _freeze(model: nn.Module, stages: int, name: str) -> list[nn.Module]:
+def _freeze(model: Any, stages: int, name: str) -> list[nn.Module]:
     """Take the stem and the first stages out of training; return the modules to keep in evaluation mode."""
     if stages == 0:
         return []
@@ -273,3 +271,11 @@ def _freeze(model: nn.Module, stages: int, name: str) -> list[nn.Module]:
             parameters[parameter_name].requires_grad_(False)
     frozen = {id(parameters[p]) for group in sorted(groups)[: stages + 1] for p in groups[group]}
     return [m for m in model.modules() if (own := {id(p) for p in m.parameters()}) and own <= frozen]
+
+
+def _freeze_unused(model: nn.Module, levels: list[Tensor]) -> None:
+    """Take parameters that no level depends on, which a few models keep, out of training."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    total = torch.stack([level.sum() for level in levels]).sum()
+    for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True)):
+        parameter.requires_grad_(gradient is not None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import gcd
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from visionlab import distributed
 
 NormPolicy = Literal["train", "frozen", "sync", "group"]
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -53,7 +55,7 @@ class SyncBatchNorm(_BatchNorm):
         return (images * scale.view(shape) + shift.view(shape)).to(images.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
-        if not self.track_running_stats:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked += 1
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -98,7 +100,7 @@ def apply_norm_policy(module: nn.Module, policy: NormPolicy, name: str) -> None:
         _replace(module, _synchronized if policy == "sync" else _grouped)
 
 
-def _replace(module: nn.Module, convert) -> None:
+def _replace(module: nn.Module, convert: Callable[[_BatchNorm], nn.Module]) -> None:
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
             setattr(module, name, convert(child))
@@ -118,7 +120,7 @@ def _grouped(layer: _BatchNorm) -> GroupNorm:
     return _adopt_children(group, layer)
 
 
-def _adopt_children(new, old: nn.Module):
+def _adopt_children(new: Layer, old: nn.Module) -> Layer:
     # timm's BatchNormAct2d holds its dropout and activation as children; they keep their names and their order.
     for name, child in old.named_children():
         new.add_module(name, child)

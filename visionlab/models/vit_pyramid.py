@@ -1,0 +1,100 @@
+"""Simple feature pyramid: a detector's levels from the one map of a plain vision transformer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SimpleFeaturePyramid(nn.Module):
+    """Makes all levels of a pyramid from the last map of a backbone, each on its own: nothing flows between levels.
+
+    A finer level doubles the resolution by transposed convolutions, a coarser one halves it by max pooling; each ends in
+    a 1x1 and a 3x3 convolution with LayerNorm. It stands where an ``FPN`` stands and belongs to the detector, so a
+    backbone's saved weights never hold it.
+
+    Source: Li et al., Exploring Plain Vision Transformer Backbones for Object Detection, 2022, arXiv:2203.16527.
+
+    Args:
+        in_channels: channels of each backbone level; only the last level is used.
+        strides: stride of each backbone level in pixels.
+        channels: channels of every level of the pyramid.
+        level_strides: stride of each level to make, finest first: the backbone's stride times a power of two. For a
+            transformer of patch size 14, for example, ``[7, 14, 28]``.
+        extra_levels: levels added above the coarsest, each every second location of the one before.
+
+    Attributes:
+        channels: channels of each level of the pyramid, extra levels included.
+        strides: stride of each level of the pyramid.
+
+    Raises:
+        ValueError: a level's stride that no doubling or halving of the backbone's reaches.
+    """
+
+    def __init__(
+        self,
+        in_channels: list[int],
+        strides: list[int],
+        *,
+        channels: int = 256,
+        level_strides: list[int] | None = None,
+        extra_levels: int = 1,
+    ) -> None:
+        super().__init__()
+        wanted = level_strides or [4, 8, 16, 32]
+        if wanted != sorted(set(wanted)):
+            raise ValueError(f"level_strides expects ascending strides, got {wanted}")
+        self.levels = nn.ModuleList(_level(in_channels[-1], channels, strides[-1], stride) for stride in wanted)
+        self.strides = [*wanted, *(wanted[-1] * 2 ** (i + 1) for i in range(extra_levels))]
+        self.channels = [channels] * len(self.strides)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Return the pyramid.
+
+        Args:
+            features: the backbone's levels, finest first; the last is ``(N, C, H, W)``.
+
+        Returns:
+            One ``(N, channels, h, w)`` map per entry of ``strides``, finest first, with h and w those of the last level
+            times its stride over the entry, rounded up.
+        """
+        pyramid = [level(features[-1]) for level in self.levels]
+        while len(pyramid) < len(self.strides):
+            pyramid.append(F.max_pool2d(pyramid[-1], kernel_size=1, stride=2))
+        return pyramid
+
+
+class _ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of ``(N, C, H, W)``."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _level(in_channels: int, channels: int, in_stride: int, stride: int) -> nn.Sequential:
+    resize, width = _resize(in_channels, in_stride, stride)
+    convolutions = [
+        nn.Conv2d(width, channels, 1, bias=False),
+        _ChannelNorm(channels, eps=1e-6),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        _ChannelNorm(channels, eps=1e-6),
+    ]
+    return nn.Sequential(*resize, *convolutions)
+
+
+def _resize(width: int, in_stride: int, stride: int) -> tuple[list[nn.Module], int]:
+    """Return the layers that take ``in_stride`` to ``stride``, and the width they end in."""
+    fine, coarse = max(in_stride, stride), min(in_stride, stride)
+    factor = fine // coarse
+    if fine % coarse or factor & (factor - 1):
+        raise ValueError(f"level_strides expects {in_stride} times or over a power of two, got {stride}")
+    steps = factor.bit_length() - 1
+    if stride > in_stride:
+        return [nn.MaxPool2d(2, ceil_mode=True) for _ in range(steps)], width
+    layers: list[nn.Module] = []
+    for step in range(steps):
+        if step:
+            layers += [_ChannelNorm(width, eps=1e-6), nn.GELU()]
+        layers.append(nn.ConvTranspose2d(width, width // 2, 2, stride=2))
+        width //= 2
+    return layers, width
