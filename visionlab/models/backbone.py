@@ -149,9 +149,10 @@ class Backbone(nn.Module):
         if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[1] != 3:
             raise ValueError(f"normalize expects (N, 3, H, W) uint8, got {tuple(pixels.shape)} {pixels.dtype}")
         images = pixels.float().div_(255).sub_(self._mean).div_(self._std)
-        for image, (height, width) in zip(images, sizes or []):
-            image[:, height:] = 0
-            image[:, :, width:] = 0
+        if sizes is not None:
+            for image, (height, width) in zip(images, sizes, strict=True):
+                image[:, height:] = 0
+                image[:, :, width:] = 0
         return images
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -172,7 +173,7 @@ class Backbone(nn.Module):
             images = F.pad(images, (0, padding[0], 0, padding[1]))
         levels = self._levels(images)
         if any(padding):
-            levels = [m[..., : -(-height // s), : -(-width // s)] for m, s in zip(levels, self.strides)]
+            levels = [m[..., : -(-height // s), : -(-width // s)] for m, s in zip(levels, self.strides, strict=True)]
         return levels
 
     def pool(self, images: Tensor) -> Tensor:
@@ -277,5 +278,6 @@ def _freeze_unused(model: nn.Module, levels: list[Tensor]) -> None:
     """Take parameters that no level depends on, which a few models keep, out of training."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     total = torch.stack([level.sum() for level in levels]).sum()
-    for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True)):
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)

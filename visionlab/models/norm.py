@@ -81,9 +81,10 @@ def apply_norm_policy(module: nn.Module, policy: NormPolicy, name: str) -> None:
 
     Args:
         module: the model; it must not be a BatchNorm layer itself.
-        policy: ``train`` leaves the layers as they are. ``frozen`` takes their affine parameters out of training; whoever
-            owns the module also keeps them in evaluation mode. ``sync`` joins their statistics over all processes.
-            ``group`` replaces them by GroupNorm with 32 groups, or the largest divisor of 32 that divides the channels.
+        policy: ``train`` leaves the layers as they are. ``frozen`` takes their affine parameters out of training;
+            whoever owns the module also keeps them in evaluation mode. ``sync`` joins their statistics over all
+            processes. ``group`` replaces them by GroupNorm, with 32 groups or the largest divisor of 32 that divides
+            the channels.
         name: the model's name, for the message.
 
     Raises:

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 class SimpleFeaturePyramid(nn.Module):
     """Makes all levels of a pyramid from the last map of a backbone, each on its own: nothing flows between levels.
 
-    A finer level doubles the resolution by transposed convolutions, a coarser one halves it by max pooling; each ends in
-    a 1x1 and a 3x3 convolution with LayerNorm. It stands where an ``FPN`` stands and belongs to the detector, so a
+    A finer level doubles the resolution by transposed convolutions, a coarser one halves it by max pooling; each ends
+    in a 1x1 and a 3x3 convolution with LayerNorm. It stands where an ``FPN`` stands and belongs to the detector, so a
     backbone's saved weights never hold it.
 
     Source: Li et al., Exploring Plain Vision Transformer Backbones for Object Detection, 2022, arXiv:2203.16527.
