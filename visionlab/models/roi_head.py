@@ -1,0 +1,160 @@
+"""What every second stage shares: choosing RoIs, comparing them with the targets, turning scores into detections."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from visionlab import distributed
+from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
+from visionlab.models.matching import BalancedSampler, Sampler, Samples, draw_samples, match_boxes, split_crowds
+from visionlab.ops import batched_nms
+from visionlab.ops.boxes import clip_boxes_to_image
+from visionlab.seeding import derive_seed
+from visionlab.structures import Detections, ImageBatch
+
+MIN_SIDE = 1e-2
+
+
+class RoIHead(nn.Module):
+    """Classifies proposals and refines their boxes; a subclass says how, in ``predict``.
+
+    Background is the last of the ``num_classes + 1`` scores, so that a label is the index of its score.
+
+    Source: Girshick, Fast R-CNN, 2015, arXiv:1504.08083.
+
+    Args:
+        num_classes: object classes, without background.
+        positive_iou: a proposal that overlaps an object at least so much is positive, any other is background.
+        samples_per_image: RoIs that the losses look at.
+        positive_fraction: largest share of positives among them.
+        box_weights: factors of the box offsets ``dx, dy, dw, dh``.
+        smooth_l1_beta: where the box loss turns from square to linear.
+        score_threshold: detections must score more.
+        nms_threshold: of two detections of one class with a higher IoU, the lower score goes.
+        max_detections: best detections of an image that stay.
+
+    Attributes:
+        sampler: what chooses the RoIs that the losses look at; any ``Sampler`` may take its place.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        positive_iou: float,
+        samples_per_image: int,
+        positive_fraction: float,
+        box_weights: tuple[float, float, float, float],
+        smooth_l1_beta: float,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.positive_iou = positive_iou
+        self.sampler: Sampler = BalancedSampler(samples_per_image, positive_fraction)
+        self.box_weights = box_weights
+        self.smooth_l1_beta = smooth_l1_beta
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+
+    def predict(self, features: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        """Look at RoIs.
+
+        Args:
+            features: one ``(N, C, H, W)`` map per level, finest first.
+            rois: ``(K, 5)``: index of the image in the batch, then the box in pixels.
+
+        Returns:
+            ``(K, num_classes + 1)`` scores before the softmax, background last, and ``(K, num_classes, 4)`` box
+            offsets, or ``(K, 1, 4)`` where all classes share them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say how it predicts")
+
+    def forward(
+        self, features: list[Tensor], proposals: list[Tensor], batch: ImageBatch
+    ) -> tuple[list[Detections], dict[str, Tensor]]:
+        """Compare the proposals with the targets if there are any, else turn them into detections.
+
+        Args:
+            features: one ``(N, C, H, W)`` map per level, finest first.
+            proposals: ``(P, 4)`` per image, in pixels.
+            batch: the images' sizes; with targets also the targets and seeds.
+
+        Returns:
+            detections: one ``Detections`` per image, inside the image, in pixels of the batch; empty with targets.
+            losses: ``classes`` and ``boxes``, scalars; empty without targets.
+        """
+        if batch.targets:
+            images, rois = self._sample(proposals, batch)
+            scores, offsets = self.predict(features, rois)
+            return [], self._losses(scores.float(), offsets.float(), rois, images)
+        rois = to_rois(proposals)
+        scores, offsets = self.predict(features, rois)
+        return self._detections(scores.float(), offsets.float(), rois, batch.sizes), {}
+
+    @torch.no_grad()
+    def _sample(self, proposals: list[Tensor], batch: ImageBatch) -> tuple[list[Samples], Tensor]:
+        """Return each image's samples of its proposals and objects, and the ``(K, 5)`` RoIs of all."""
+        images, boxes = [], []
+        for boxes_in_image, (objects, crowds), seed in zip(proposals, split_crowds(batch.targets), batch.seeds):
+            # The objects themselves are proposals too, or early in training nothing would be positive.
+            candidates = torch.cat((boxes_in_image, objects.boxes))
+            matches = match_boxes(
+                candidates, objects.boxes, crowds, positive_iou=self.positive_iou, negative_iou=self.positive_iou
+            )
+            images.append(draw_samples(matches, objects, self.sampler, derive_seed(seed, "head")))
+            boxes.append(candidates[images[-1].rows])
+        return images, to_rois(boxes)
+
+    def _losses(self, scores: Tensor, offsets: Tensor, rois: Tensor, images: list[Samples]) -> dict[str, Tensor]:
+        """Return the losses of ``(K, classes + 1)`` scores and ``(K, classes or 1, 4)`` offsets."""
+        chosen = torch.cat([image.chosen for image in images])
+        positive = torch.cat([image.positive for image in images])
+        boxes = torch.cat([image.boxes for image in images])
+        labels = torch.cat([image.labels for image in images])
+
+        own_offsets = offsets[torch.arange(len(labels), device=labels.device), labels.clamp(0, offsets.shape[1] - 1)]
+        targets = encode_boxes(boxes, rois[:, 1:], self.box_weights)
+        classes = F.cross_entropy(scores, torch.where(positive, labels, self.num_classes), reduction="none")
+        count = distributed.average(chosen.sum(dtype=torch.float32)).clamp(min=1)
+        return {
+            "classes": (classes * chosen).sum() / count,
+            "boxes": box_loss(own_offsets, targets, positive, self.smooth_l1_beta) / count,
+        }
+
+    @torch.no_grad()
+    def _detections(
+        self, scores: Tensor, offsets: Tensor, rois: Tensor, sizes: list[tuple[int, int]]
+    ) -> list[Detections]:
+        """Return the detections of each image."""
+        scores = scores.softmax(dim=1)[:, : self.num_classes]
+        # A score that is NaN is not above the threshold.
+        rows, labels = torch.where(scores > self.score_threshold)
+        offsets = offsets[rows, labels.clamp(max=offsets.shape[1] - 1)]
+        boxes = decode_boxes(offsets, rois[rows, 1:], self.box_weights)
+        scores, image_of_row = scores[rows, labels], rois[rows, 0]
+        detections = []
+        for i, size in enumerate(sizes):
+            clipped = clip_boxes_to_image(boxes, size)
+            usable = (image_of_row == i) & (clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE).all(dim=1)
+            own = usable.nonzero().squeeze(1)
+            kept = own[batched_nms(clipped[own], scores[own], labels[own], self.nms_threshold)[: self.max_detections]]
+            detections.append(Detections(clipped[kept], scores[kept], labels[kept]))
+        return detections
+
+
+def to_rois(boxes: list[Tensor]) -> Tensor:
+    """Return the boxes of all images as RoIs.
+
+    Args:
+        boxes: ``(P, 4)`` per image, in pixels.
+
+    Returns:
+        ``(K, 5)``: index of the image, then the box.
+    """
+    return torch.cat([F.pad(boxes_in_image, (1, 0), value=i) for i, boxes_in_image in enumerate(boxes)])

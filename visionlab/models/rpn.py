@@ -1,0 +1,186 @@
+"""Region proposal network: where in an image an object of any class might be."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from visionlab import distributed
+from visionlab.models.anchors import cell_anchors, grid_anchors
+from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
+from visionlab.models.matching import BalancedSampler, Sampler, draw_samples, match_boxes, split_crowds
+from visionlab.ops import batched_nms
+from visionlab.ops.boxes import clip_boxes_to_image
+from visionlab.seeding import derive_seed
+from visionlab.structures import ImageBatch
+
+UNIT_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+MIN_SIDE = 1e-3
+
+
+class RPN(nn.Module):
+    """Scores and shifts the anchors of every level and keeps the best as proposals.
+
+    Source: Ren et al., Faster R-CNN, 2015, arXiv:1506.01497; the defaults are torchvision's.
+
+    Args:
+        channels: channels of every level.
+        strides: stride of each level in pixels, finest first.
+        anchor_sizes: square roots of anchor areas in pixels, one list per level; by default one of 8 strides a level.
+        anchor_ratios: heights over widths of the anchors.
+        anchor_steps: distance of neighboring anchors: ``stride``, or ``image`` for the padded image's side over the
+            feature map's, rounded down, which torchvision's weights were trained with.
+        positive_iou: an anchor that overlaps an object at least so much is positive, and so is each object's best.
+        negative_iou: an anchor that overlaps every object less is background.
+        samples_per_image: anchors that the losses look at.
+        positive_fraction: largest share of positives among them.
+        smooth_l1_beta: where the box loss turns from square to linear.
+        nms_threshold: of two proposals of one level with a higher IoU, the lower score goes.
+        train_candidates: best anchors of each level before suppression, when there are targets.
+        train_proposals: best proposals of each image after it.
+        test_candidates: as ``train_candidates``, without targets.
+        test_proposals: as ``train_proposals``, without targets.
+
+    Attributes:
+        sampler: what chooses the anchors that the losses look at; any ``Sampler`` may take its place.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        strides: list[int],
+        *,
+        anchor_sizes: list[list[float]] | None = None,
+        anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
+        anchor_steps: Literal["stride", "image"] = "stride",
+        positive_iou: float = 0.7,
+        negative_iou: float = 0.3,
+        samples_per_image: int = 256,
+        positive_fraction: float = 0.5,
+        smooth_l1_beta: float = 1 / 9,
+        nms_threshold: float = 0.7,
+        train_candidates: int = 2000,
+        train_proposals: int = 2000,
+        test_candidates: int = 1000,
+        test_proposals: int = 1000,
+    ) -> None:
+        super().__init__()
+        sizes = [[8.0 * stride] for stride in strides] if anchor_sizes is None else anchor_sizes
+        if len(sizes) != len(strides) or len({len(level) for level in sizes}) != 1:
+            raise ValueError(
+                f"anchor_sizes: expected {len(strides)} lists of one length, one per level (strides {strides}), got {sizes}"
+            )
+        self.strides = list(strides)
+        for i, level in enumerate(sizes):
+            self.register_buffer(f"cell_anchors_{i}", cell_anchors(level, anchor_ratios), persistent=False)
+        self.anchor_steps = anchor_steps
+        self.positive_iou, self.negative_iou = positive_iou, negative_iou
+        self.sampler: Sampler = BalancedSampler(samples_per_image, positive_fraction)
+        self.smooth_l1_beta = smooth_l1_beta
+        self.nms_threshold = nms_threshold
+        self.train_limits = (train_candidates, train_proposals)
+        self.test_limits = (test_candidates, test_proposals)
+
+        anchors_per_cell = len(sizes[0]) * len(anchor_ratios)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
+        self.offsets = nn.Conv2d(channels, anchors_per_cell * 4, 1)
+        for layer in (self.conv, self.objectness, self.offsets):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: list[Tensor], batch: ImageBatch) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Propose boxes, and compare the anchors with the targets if there are any.
+
+        Args:
+            features: one ``(N, channels, H, W)`` map per stride.
+            batch: the images' sizes; with targets also the targets and seeds.
+
+        Returns:
+            proposals: ``(P, 4)`` float32 per image, in pixels, inside the image, best first; without gradient.
+            losses: ``objectness`` and ``boxes``, scalars; empty without targets.
+        """
+        scores, offsets = self._predict(features)
+        anchors = self._anchors(features, batch)
+        limits = self.train_limits if batch.targets else self.test_limits
+        proposals = self._propose(scores, offsets, anchors, batch.sizes, *limits)
+        if not batch.targets:
+            return proposals, {}
+        return proposals, self._losses(torch.cat(scores, dim=1), torch.cat(offsets, dim=1), torch.cat(anchors), batch)
+
+    def _predict(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return each level's ``(N, A)`` scores before the sigmoid and ``(N, A, 4)`` offsets, in the anchors' order."""
+        hidden = [F.relu(self.conv(feature)) for feature in features]
+        scores = [self.objectness(level).permute(0, 2, 3, 1).flatten(1) for level in hidden]
+        offsets = [self.offsets(level).permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in hidden]
+        # Boxes and losses need more digits than autocast's types have.
+        return [level.float() for level in scores], [level.float() for level in offsets]
+
+    def _anchors(self, features: list[Tensor], batch: ImageBatch) -> list[Tensor]:
+        """Return the ``(A, 4)`` anchors of each level."""
+        height, width = batch.pixels.shape[-2:]
+        anchors = []
+        for i, (feature, stride) in enumerate(zip(features, self.strides)):
+            rows, columns = feature.shape[-2:]
+            step = (stride, stride) if self.anchor_steps == "stride" else (height // rows, width // columns)
+            anchors.append(grid_anchors(self.get_buffer(f"cell_anchors_{i}"), (rows, columns), step))
+        return anchors
+
+    @torch.no_grad()
+    def _propose(
+        self,
+        scores: list[Tensor],
+        offsets: list[Tensor],
+        anchors: list[Tensor],
+        sizes: list[tuple[int, int]],
+        num_candidates: int,
+        num_proposals: int,
+    ) -> list[Tensor]:
+        """Return the ``(P, 4)`` proposals of each image."""
+        best_scores, best_boxes, levels = [], [], []
+        for i, (score, offset, anchor) in enumerate(zip(scores, offsets, anchors)):
+            score, best = score.topk(min(num_candidates, score.shape[1]), dim=1)
+            offset = offset.gather(1, best[..., None].expand(-1, -1, 4))
+            best_scores.append(score)
+            best_boxes.append(decode_boxes(offset, anchor[best], UNIT_WEIGHTS))
+            levels.append(torch.full_like(best[0], i))
+        level = torch.cat(levels)
+        proposals = []
+        for score, boxes, size in zip(torch.cat(best_scores, dim=1), torch.cat(best_boxes, dim=1), sizes):
+            boxes = clip_boxes_to_image(boxes, size)
+            # A comparison with NaN is False: what is not finite goes the way of what has no area.
+            usable = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(dim=1) & score.isfinite()
+            usable_rows = usable.nonzero().squeeze(1)
+            boxes = boxes[usable_rows]
+            kept = batched_nms(boxes, score[usable_rows], level[usable_rows], self.nms_threshold)
+            proposals.append(boxes[kept[:num_proposals]])
+        return proposals
+
+    def _losses(self, scores: Tensor, offsets: Tensor, anchors: Tensor, batch: ImageBatch) -> dict[str, Tensor]:
+        """Return the losses of ``(N, A)`` scores and ``(N, A, 4)`` offsets against the batch's targets."""
+        images = []
+        for (objects, crowds), seed in zip(split_crowds(batch.targets), batch.seeds):
+            matches = match_boxes(
+                anchors,
+                objects.boxes,
+                crowds,
+                positive_iou=self.positive_iou,
+                negative_iou=self.negative_iou,
+                keep_best=True,
+            )
+            images.append(draw_samples(matches, objects, self.sampler, derive_seed(seed, "rpn")))
+        chosen = torch.cat([image.chosen for image in images])
+        positive = torch.cat([image.positive for image in images])
+        scores = torch.cat([score[image.rows] for score, image in zip(scores, images)])
+        offsets = torch.cat([offset[image.rows] for offset, image in zip(offsets, images)])
+        targets = torch.cat([encode_boxes(image.boxes, anchors[image.rows], UNIT_WEIGHTS) for image in images])
+
+        count = distributed.average(chosen.sum(dtype=torch.float32)).clamp(min=1)
+        objectness = F.binary_cross_entropy_with_logits(scores, positive.to(scores.dtype), reduction="none")
+        return {
+            "objectness": (objectness * chosen).sum() / count,
+            "boxes": box_loss(offsets, targets, positive, self.smooth_l1_beta) / count,
+        }

@@ -1,0 +1,107 @@
+"""Weights of torchvision's ``fasterrcnn_resnet50_fpn`` for our detector, and ours for theirs."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from visionlab.models.detector import TwoStageDetector, build_detector
+
+# Theirs, ours. The part in brackets is missing in files written before torchvision 0.13, their COCO_V1 among them.
+_NAMES = (
+    ("backbone.body.", "backbone.model."),
+    ("backbone.fpn.inner_blocks.#[.0].", "neck.lateral.#."),
+    ("backbone.fpn.layer_blocks.#[.0].", "neck.output.#."),
+    ("rpn.head.conv[.0.0].", "rpn.conv."),
+    ("rpn.head.cls_logits.", "rpn.objectness."),
+    ("rpn.head.bbox_pred.", "rpn.offsets."),
+    ("roi_heads.box_head.fc6.", "head.fc1."),
+    ("roi_heads.box_head.fc7.", "head.fc2."),
+    ("roi_heads.box_predictor.cls_score.", "head.classes."),
+    ("roi_heads.box_predictor.bbox_pred.", "head.offsets."),
+)
+
+
+def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return our names and rows of a torchvision Faster R-CNN's weights.
+
+    torchvision's row 0 is background and its label i is our label i - 1; our background is the last row of the class
+    scores. The box offsets it keeps for background are never used and are dropped.
+
+    Args:
+        state: ``state_dict()`` of a ``fasterrcnn_resnet50_fpn``.
+
+    Returns:
+        What ``TwoStageDetector.load_state_dict`` takes.
+
+    Raises:
+        ValueError: a name that such a model does not have.
+    """
+    ours = {_rename(name, theirs_to_ours=True): value for name, value in state.items()}
+    for kind in ("weight", "bias"):
+        ours[f"head.classes.{kind}"] = ours[f"head.classes.{kind}"].roll(-1, 0)
+        ours[f"head.offsets.{kind}"] = ours[f"head.offsets.{kind}"][4:]
+    return ours
+
+
+def to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return torchvision's names and rows of our detector's weights; ``from_torchvision`` undoes it.
+
+    Args:
+        state: ``state_dict()`` of a ``TwoStageDetector`` with a torchvision-like ResNet, FPN and ``FastRCNNHead``.
+
+    Returns:
+        What ``fasterrcnn_resnet50_fpn(...).load_state_dict`` takes; the unused box offsets of background are 0.
+
+    Raises:
+        ValueError: a name for which torchvision's model has no place.
+    """
+    theirs = {_rename(name, theirs_to_ours=False): value for name, value in state.items()}
+    predictor = "roi_heads.box_predictor"
+    for kind in ("weight", "bias"):
+        theirs[f"{predictor}.cls_score.{kind}"] = theirs[f"{predictor}.cls_score.{kind}"].roll(1, 0)
+        offsets = theirs[f"{predictor}.bbox_pred.{kind}"]
+        theirs[f"{predictor}.bbox_pred.{kind}"] = torch.cat((torch.zeros_like(offsets[:4]), offsets))
+    return theirs
+
+
+def build_from_torchvision(
+    state: dict[str, Tensor], classes: list[str], *, norm_eps: float | None = None
+) -> TwoStageDetector:
+    """Build a detector that computes what torchvision's ``fasterrcnn_resnet50_fpn`` with these weights computes.
+
+    Args:
+        state: its ``state_dict()``.
+        classes: the name of each label, without background: ``weights.meta["categories"][1:]``.
+        norm_eps: epsilon of its BatchNorm layers if not 1e-5; 0 for torchvision's COCO_V1 weights.
+
+    Returns:
+        The detector, in evaluation mode, with frozen BatchNorm.
+
+    Raises:
+        ValueError: the weights are not those of such a model with so many classes.
+    """
+    detector = build_detector(
+        classes, backbone={"name": "resnet50", "norm": "frozen"}, rpn={"anchor_steps": "image"}, norm_eps=norm_eps
+    )
+    ours = from_torchvision(state)
+    rows = len(ours["head.classes.weight"])
+    if rows != len(classes) + 1:
+        raise ValueError(f"classes: expected {rows - 1} names, as many as the weights have, got {len(classes)}")
+    detector.load_state_dict(ours)
+    return detector.eval()
+
+
+def _rename(name: str, theirs_to_ours: bool) -> str:
+    for theirs, ours in _NAMES:
+        if theirs_to_ours:
+            pattern = re.escape(theirs).replace(r"\#", r"(\d+)").replace(r"\[", "(?:").replace(r"\]", ")?")
+            target = ours.replace("#", r"\1")
+        else:
+            pattern = re.escape(ours).replace(r"\#", r"(\d+)")
+            target = re.sub(r"[\[\]]", "", theirs).replace("#", r"\1")
+        if re.match(pattern, name):
+            return re.sub(f"^{pattern}", target, name)
+    raise ValueError(f"expected the weights of a Faster R-CNN with ResNet and FPN, got one named '{name}'")
