@@ -1,0 +1,26 @@
+// The table of operators: one row each. Kernels register themselves for a device in csrc/ops/<device>/<op>.cpp.
+// visionlab/ops/schemas.py holds the same rows for an install without this library.
+#include "common.h"
+#include "simd.h"
+
+namespace visionlab {
+
+std::string simd_level() { return simd::name(simd::level()); }
+
+}  // namespace visionlab
+
+STABLE_TORCH_LIBRARY(visionlab, m) {
+    m.def("nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) -> Tensor");
+    m.def(
+        "roi_align(Tensor input, Tensor boxes, SymInt pooled_height, SymInt pooled_width, float spatial_scale, "
+        "int sampling_ratio, bool aligned) -> Tensor");
+    m.def(
+        "roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt channels, SymInt height, SymInt width, "
+        "float spatial_scale, int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
+    m.def("simd_level() -> str");
+    m.def("cuda_build() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(visionlab, CompositeExplicitAutograd, m) {
+    m.impl("simd_level", TORCH_BOX(&visionlab::simd_level));
+}
