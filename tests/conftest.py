@@ -1,6 +1,7 @@
 """Fixtures that every room's tests share."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,11 @@ def test_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"VISIONLAB_TEST_DATA is {folder}, which is not a folder")
     return path
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,179 @@
+"""The command line: every command, its arguments, and how errors end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 well, 1 problems found, 2 a user's error, 128 + n by signal n."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a pipe went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except USER_ERRORS as error:
+        if os.environ.get("VISIONLAB_TRACEBACK"):
+            raise
+        print(f"visionlab: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    from visionlab import __version__
+
+    parser = argparse.ArgumentParser(prog="visionlab", description="From unlabelled images to a good detector.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name, function, text):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=function)
+        return command
+
+    command = add("train", _train, "Run one or several configs in order: pretrain, then detect.")
+    command.add_argument("words", nargs="*", metavar="CONFIG|key=value", help="config files, then overrides")
+    command.add_argument("--check", action="store_true", help="only check the configs; needs no data")
+    command.add_argument("--show", action="store_true", help="print the resolved configs and stop")
+    command.add_argument("--schema", action="store_true", help="print the JSON Schema of configs and stop")
+
+    command = add("evaluate", _evaluate, "Measure a detector on the validation images of a config.")
+    command.add_argument("words", nargs="+", metavar="CONFIG|key=value", help="a config, then weights=FILE and others")
+
+    command = add("predict", _predict, "Detect objects: COCO results json, and pictures with boxes.")
+    command.add_argument("run", type=Path, help="a run folder or a detector.safetensors")
+    command.add_argument("images", nargs="+", type=Path, help="image files or folders")
+    command.add_argument("--out", type=Path, default=Path("predictions"), help="folder to write (default: %(default)s)")
+    command.add_argument("--threshold", type=float, default=0.5, help="least score drawn (default: %(default)s)")
+    command.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+
+    command = add("check-data", _check_data, "Name every fault of a COCO dataset by file and annotation id.")
+    command.add_argument("annotations", type=Path, help="a COCO json file")
+    command.add_argument("images", type=Path, help="the folder of its images")
+    command.add_argument("--decode", action="store_true", help="also decode every image in full")
+    command.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+    command = add("report", _report, "Write report.html and report.json of a run folder again.")
+    command.add_argument("run", type=Path)
+
+    command = add("configs", _configs, "Copy the shipped configs to a folder.")
+    command.add_argument("folder", type=Path)
+
+    add("doctor", _doctor, "Say what is installed, built and loaded, and why not.")
+
+    command = add("quickstart", _quickstart, "Pretrain, finetune and compare on generated images, in minutes.")
+    command.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="(default: %(default)s)")
+
+    command = add("study", _study, "Compare pretrained and random initialization over seeds, each at its best rate.")
+    command.add_argument("--out", type=Path, default=Path("runs/study"), help="(default: %(default)s)")
+    command.add_argument("--pretrain", type=Path, help="config of the pretraining (default: the quickstart's)")
+    command.add_argument("--detect", type=Path, help="config of the detector (default: the quickstart's)")
+    command.add_argument("--rates", type=float, nargs="+", default=[0.01, 0.02, 0.05], help="learning rates tried")
+    command.add_argument("--tuning-seeds", type=int, nargs="+", default=[100, 101], help="seeds that choose the rate")
+    command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds that are reported")
+    return parser
+
+
+def _split(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Split ``CONFIG … key=value …`` into files and overrides."""
+    configs = [Path(word) for word in words if "=" not in word]
+    if not configs:
+        raise ValueError("expected a config file, got none; `visionlab configs DIR` copies out the shipped ones")
+    return configs, [word for word in words if "=" in word]
+
+
+def _train(options: argparse.Namespace) -> int | None:
+    from visionlab.config.load import json_schema, load, show
+
+    if options.schema:
+        print(json.dumps(json_schema(), indent=1))
+        return None
+    configs, overrides = _split(options.words)
+    runs = [load(config, overrides) for config in configs]
+    if options.show:
+        print("---\n".join(show(run) for run in runs), end="")
+    if options.show or options.check:
+        return None
+    from visionlab.run import execute_all
+
+    return execute_all(runs)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from visionlab.config.load import load
+    from visionlab.run import evaluate
+
+    configs, overrides = _split(options.words)
+    if len(configs) != 1:
+        raise ValueError(f"expected one config, got {len(configs)}: {', '.join(map(str, configs))}")
+    evaluate(load(configs[0], overrides))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from visionlab.run import predict
+
+    predict(options.run, options.images, options.out, threshold=options.threshold, device=options.device)
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    from visionlab.data.coco_check import check_dataset
+
+    check = check_dataset(options.annotations, options.images, decode=options.decode)
+    print(json.dumps(check.to_json(), indent=1) if options.json else check)
+    return 1 if check.problems else 0
+
+
+def _report(options: argparse.Namespace) -> None:
+    from visionlab.eval.report import write_report
+
+    print(write_report(options.run))
+
+
+def _configs(options: argparse.Namespace) -> None:
+    from visionlab.config.shipped import copy_configs
+
+    for path in copy_configs(options.folder):
+        print(path)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from visionlab.doctor import examine
+
+    report, healthy = examine()
+    print(report)
+    return 0 if healthy else 1
+
+
+def _quickstart(options: argparse.Namespace) -> int | None:
+    from visionlab.study import quickstart
+
+    return quickstart(options.out)
+
+
+def _study(options: argparse.Namespace) -> None:
+    from visionlab.config.shipped import shipped
+    from visionlab.study import low_label_study
+
+    low_label_study(
+        options.pretrain or shipped("quickstart/pretrain.yaml"),
+        options.detect or shipped("quickstart/detect.yaml"),
+        options.out,
+        rates=options.rates,
+        tuning_seeds=options.tuning_seeds,
+        seeds=options.seeds,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

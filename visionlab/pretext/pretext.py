@@ -1,0 +1,53 @@
+"""What every pretext method offers: its views, its losses, and the embedding its collapse shows in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from visionlab.data.views import Views
+from visionlab.models.backbone import Backbone
+from visionlab.structures import ViewBatch
+
+
+@dataclass
+class PretextOutput:
+    """What a method says of one batch.
+
+    Args:
+        losses: named scalars whose sum is minimized.
+        embedding: ``(M, D)`` pooled features of the encoder; the collapse meters look at them, since a projection that
+            ends in a normalization can hide a collapse behind it.
+        metrics: named scalars to log, for example the accuracy of the pretext task in ``[0, 1]``.
+    """
+
+    losses: dict[str, Tensor]
+    embedding: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Pretext(nn.Module, ABC):
+    """A self-supervised task around an encoder.
+
+    Args:
+        encoder: the backbone to train; it alone is handed on to the detector.
+    """
+
+    views: Views
+
+    def __init__(self, encoder: Backbone):
+        super().__init__()
+        self.encoder = encoder
+
+    @abstractmethod
+    def forward(self, batch: ViewBatch) -> PretextOutput:
+        """Return losses, embedding and metrics of a batch of views made by ``self.views``."""
+
+    def after_step(self, step: int) -> None:
+        """Update what gradients do not: momentum encoders, queues, memory banks. Most methods have none."""
+
+    def pictures(self, batch: ViewBatch) -> list[list[Tensor]]:
+        """Return what the network sees of each image of a batch, as rows of ``(3, H, W)`` uint8 pictures."""
+        return [[view[row] for view in batch.views] for row in range(len(batch))]

@@ -1,0 +1,58 @@
+"""Rotation prediction: tell by how many quarter turns an image was rotated."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visionlab.data.views import Views
+from visionlab.models.backbone import Backbone
+from visionlab.pretext.pretext import Pretext, PretextOutput
+from visionlab.structures import ViewBatch
+
+
+class Rotation(Pretext):
+    """Predict which of four rotations an image has; all four of each image stand in one batch.
+
+    Only an encoder that recognizes objects and their parts knows which way up they belong. Images without an upright
+    direction (microscopy, aerial) teach it nothing.
+
+    Args:
+        encoder: the backbone to train.
+        image_size: side of the square view, in pixels.
+        crop_scale: smallest and largest share of the image's area that a view shows, in (0, 1].
+        flip: probability of a horizontal mirror image.
+
+    Source: Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations", 2018,
+    arXiv:1803.07728.
+    """
+
+    def __init__(
+        self,
+        encoder: Backbone,
+        *,
+        image_size: int = 224,
+        crop_scale: tuple[float, float] = (0.3, 1.0),
+        flip: float = 0.5,
+    ):
+        super().__init__(encoder)
+        self.views = Views.crops(image_size, crop_scale=crop_scale, flip=flip)
+        self.classifier = nn.Linear(encoder.num_features, 4)
+
+    def forward(self, batch: ViewBatch) -> PretextOutput:
+        features = self.encoder.pool(self.encoder.normalize(rotations(batch.views[0])))
+        logits = self.classifier(features)
+        turns = torch.arange(4, device=logits.device).repeat_interleave(len(batch))
+        accuracy = (logits.argmax(dim=1) == turns).float().mean()
+        return PretextOutput({"rotation": F.cross_entropy(logits, turns)}, features, {"accuracy": accuracy})
+
+    def pictures(self, batch: ViewBatch) -> list[list[Tensor]]:
+        """Return the four rotations of each image."""
+        turned = rotations(batch.views[0]).unflatten(0, (4, len(batch)))
+        return [list(turned[:, row]) for row in range(len(batch))]
+
+
+def rotations(images: Tensor) -> Tensor:
+    """Return ``(4 N, 3, S, S)``: ``(N, 3, S, S)`` images turned by 0, 90, 180 and 270 degrees, in that order."""
+    return torch.cat([torch.rot90(images, turns, dims=(2, 3)) for turns in range(4)])
