@@ -1,121 +1,28 @@
-"""The two-stage detector, and a whole one built from settings on one page."""
+"""A whole detector on one page: built from settings, kept in one file, built again from it."""
 
 from __future__ import annotations
 
 import inspect
 import json
-from dataclasses import replace
+import os
+from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from visionlab.models.backbone import Backbone
+from visionlab import __version__
+from visionlab.models.backbone import Backbone, Normalization
 from visionlab.models.fast_rcnn_head import FastRCNNHead
 from visionlab.models.fpn import FPN
-from visionlab.models.norm import batch_norms
-from visionlab.models.roi_head import RoIHead
 from visionlab.models.rpn import RPN
+from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.models.vit_pyramid import SimpleFeaturePyramid
-from visionlab.structures import Detections, ImageBatch
 
 NECKS: dict[str, type[FPN] | type[SimpleFeaturePyramid]] = {"fpn": FPN, "simple_pyramid": SimpleFeaturePyramid}
-
-
-class TwoStageDetector(nn.Module):
-    """Proposes boxes for objects of any class, then classifies and refines them.
-
-    Source: Ren et al., Faster R-CNN, 2015, arXiv:1506.01497.
-
-    Args:
-        backbone: turns images into feature levels.
-        neck: turns these into the levels that both stages look at.
-        rpn: the first stage.
-        head: the second stage.
-        norm_eps: epsilon of the backbone's BatchNorm layers; by default they keep theirs. torchvision's COCO weights
-            need 0.
-
-    Attributes:
-        classes: the name of each label; empty if nobody said.
-        settings: what ``build_detector`` needs, besides the classes, to build the same again; empty if it did not.
-        provenance: where the weights come from, if they were read from a file.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        neck: FPN | SimpleFeaturePyramid,
-        rpn: RPN,
-        head: RoIHead,
-        *,
-        norm_eps: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.neck = neck
-        self.rpn = rpn
-        self.head = head
-        self.classes: list[str] = []
-        self.settings: dict[str, Any] = {}
-        self.provenance: dict[str, Any] = {}
-        if norm_eps is not None:
-            layers = batch_norms(backbone)
-            if not layers:
-                raise ValueError(f"norm_eps: expected a backbone with BatchNorm layers, {backbone.name} has none")
-            for layer in layers:
-                layer.eps = norm_eps
-
-    def forward(self, batch: ImageBatch) -> dict[str, Tensor]:
-        """Compare what the detector sees with the targets.
-
-        The losses are means over the candidates that all processes sampled. They depend on nothing random but
-        ``batch.seeds``.
-
-        Args:
-            batch: images with targets and seeds.
-
-        Returns:
-            Four scalars, each finite and with a gradient for every trained parameter even where no image has an object:
-
-            - ``rpn/objectness``: binary cross-entropy of the sampled anchors;
-            - ``rpn/boxes``: smooth L1 of the positive anchors' offsets;
-            - ``head/classes``: cross-entropy of the sampled RoIs;
-            - ``head/boxes``: smooth L1 of the positive RoIs' offsets.
-
-        Raises:
-            ValueError: an image has no target or no seed.
-        """
-        if not len(batch.targets) == len(batch.seeds) == len(batch):
-            raise ValueError(
-                f"expected a target and a seed for each of {len(batch)} images,"
-                f" got {len(batch.targets)} targets and {len(batch.seeds)} seeds"
-            )
-        features = self._features(batch)
-        proposals, rpn_losses = self.rpn(features, batch)
-        _, head_losses = self.head(features, proposals, batch)
-        return {
-            **{f"rpn/{name}": loss for name, loss in rpn_losses.items()},
-            **{f"head/{name}": loss for name, loss in head_losses.items()},
-        }
-
-    @torch.no_grad()
-    def detect(self, batch: ImageBatch) -> list[Detections]:
-        """Find the objects; call ``eval()`` before.
-
-        Args:
-            batch: images; targets are not looked at.
-
-        Returns:
-            The detections of each image, best first, in pixels of the batch and inside the image.
-        """
-        batch = replace(batch, targets=[])
-        features = self._features(batch)
-        proposals, _ = self.rpn(features, batch)
-        detections, _ = self.head(features, proposals, batch)
-        return detections
-
-    def _features(self, batch: ImageBatch) -> list[Tensor]:
-        return self.neck(self.backbone(self.backbone.normalize(batch.pixels, batch.sizes)))
+KIND = "visionlab detector"
+FORMAT = 1
 
 
 def build_detector(
@@ -172,6 +79,69 @@ def build_detector(
     return detector
 
 
+def save_detector(detector: TwoStageDetector, path: str | Path, *, provenance: dict[str, Any] | None = None) -> None:
+    """Write a detector to a safetensors file, all or nothing.
+
+    Args:
+        detector: made by ``build_detector`` or ``read_detector``.
+        path: the file; its folder must exist. A file that is there is replaced in one step.
+        provenance: plain JSON to keep with the weights, for example the sizes that images were resized to.
+
+    Raises:
+        ValueError: the detector was put together by hand, so nothing says how to build it again.
+    """
+    if not detector.settings:
+        raise ValueError(f"{path}: expected a detector made by build_detector, this one has no settings to save")
+    normalization = detector.backbone.normalization
+    description = {
+        "kind": KIND,
+        "format": str(FORMAT),
+        "classes": json.dumps(detector.classes),
+        "normalization": json.dumps({"mean": normalization.mean, "std": normalization.std}),
+        "settings": json.dumps(detector.settings),
+        "provenance": json.dumps(provenance or {}),
+        "visionlab": __version__,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
+    temporary = Path(f"{path}.{os.getpid()}.part")
+    try:
+        save_file(tensors, temporary, description)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_detector(path: str | Path) -> TwoStageDetector:
+    """Build the detector that a file holds.
+
+    Args:
+        path: what ``save_detector`` wrote.
+
+    Returns:
+        The detector, on the CPU, in evaluation mode; ``provenance`` holds what was kept with the weights.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is no detector, a newer version wrote it, or it is damaged.
+    """
+    description, tensors = _read(path)
+    detector = build_detector(json.loads(description["classes"]), **json.loads(description["settings"]))
+    detector.backbone.normalization = Normalization(**json.loads(description["normalization"]))
+    detector.provenance = json.loads(description["provenance"])
+    expected = {name: tensor.shape for name, tensor in detector.state_dict().items()}
+    wrong = sorted(
+        name
+        for name in expected.keys() | tensors.keys()
+        if name not in tensors or expected.get(name) != tensors[name].shape
+    )
+    if wrong:
+        raise ValueError(f"{path}: {len(wrong)} weights do not fit the file's own settings, the first is '{wrong[0]}'")
+    detector.load_state_dict(tensors)
+    return detector.eval()
+
+
 def _named_neck(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the name of a neck and all its settings."""
     name = settings.get("name", "fpn")
@@ -184,3 +154,20 @@ def _with_defaults(part: type[nn.Module], given: dict[str, Any]) -> dict[str, An
     """Return all settings of a part, so that a saved detector does not change when a default does."""
     parameters = inspect.signature(part).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | given
+
+
+def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return a detector file's description and weights."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = file.metadata() or {}
+            if description.get("kind") != KIND:
+                raise ValueError(f"{path}: expected a file written by save_detector, it does not say it is a detector")
+            if int(description["format"]) > FORMAT:
+                raise ValueError(
+                    f"{path}: expected format {FORMAT} or older, got {description['format']},"
+                    f" written by visionlab {description['visionlab']}; install that version or a newer one"
+                )
+            return description, {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a safetensors file, it cannot be read as one ({error})") from error

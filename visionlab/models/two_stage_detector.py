@@ -1,0 +1,113 @@
+"""The two-stage detector: which boxes might hold an object, and what is in them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visionlab.models.backbone import Backbone
+from visionlab.models.fpn import FPN
+from visionlab.models.norm import batch_norms
+from visionlab.models.roi_head import RoIHead
+from visionlab.models.rpn import RPN
+from visionlab.models.vit_pyramid import SimpleFeaturePyramid
+from visionlab.structures import Detections, ImageBatch
+
+
+class TwoStageDetector(nn.Module):
+    """Proposes boxes for objects of any class, then classifies and refines them.
+
+    Source: Ren et al., Faster R-CNN, 2015, arXiv:1506.01497.
+
+    Args:
+        backbone: turns images into feature levels.
+        neck: turns these into the levels that both stages look at.
+        rpn: the first stage.
+        head: the second stage.
+        norm_eps: epsilon of the backbone's BatchNorm layers; by default they keep theirs. torchvision's COCO weights
+            need 0.
+
+    Attributes:
+        classes: the name of each label; empty if nobody said.
+        settings: what ``build_detector`` needs, besides the classes, to build the same again; empty if it did not.
+        provenance: where the weights come from, if they were read from a file.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        neck: FPN | SimpleFeaturePyramid,
+        rpn: RPN,
+        head: RoIHead,
+        *,
+        norm_eps: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.rpn = rpn
+        self.head = head
+        self.classes: list[str] = []
+        self.settings: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {}
+        if norm_eps is not None:
+            layers = batch_norms(backbone)
+            if not layers:
+                raise ValueError(f"norm_eps: expected a backbone with BatchNorm layers, {backbone.name} has none")
+            for layer in layers:
+                layer.eps = norm_eps
+
+    def forward(self, batch: ImageBatch) -> dict[str, Tensor]:
+        """Compare what the detector sees with the targets.
+
+        The losses are means over the candidates that all processes sampled. They depend on nothing random but
+        ``batch.seeds``.
+
+        Args:
+            batch: images with targets and seeds.
+
+        Returns:
+            Four scalars, each finite and with a gradient for every trained parameter even where no image has an object:
+
+            - ``rpn/objectness``: binary cross-entropy of the sampled anchors;
+            - ``rpn/boxes``: smooth L1 of the positive anchors' offsets;
+            - ``head/classes``: cross-entropy of the sampled RoIs;
+            - ``head/boxes``: smooth L1 of the positive RoIs' offsets.
+
+        Raises:
+            ValueError: an image has no target or no seed.
+        """
+        if not len(batch.targets) == len(batch.seeds) == len(batch):
+            raise ValueError(
+                f"expected a target and a seed for each of {len(batch)} images,"
+                f" got {len(batch.targets)} targets and {len(batch.seeds)} seeds"
+            )
+        features = self._features(batch)
+        proposals, rpn_losses = self.rpn(features, batch)
+        _, head_losses = self.head(features, proposals, batch)
+        return {
+            **{f"rpn/{name}": loss for name, loss in rpn_losses.items()},
+            **{f"head/{name}": loss for name, loss in head_losses.items()},
+        }
+
+    @torch.no_grad()
+    def detect(self, batch: ImageBatch) -> list[Detections]:
+        """Find the objects; call ``eval()`` before.
+
+        Args:
+            batch: images; targets are not looked at.
+
+        Returns:
+            The detections of each image, best first, in pixels of the batch and inside the image.
+        """
+        batch = replace(batch, targets=[])
+        features = self._features(batch)
+        proposals, _ = self.rpn(features, batch)
+        detections, _ = self.head(features, proposals, batch)
+        return detections
+
+    def _features(self, batch: ImageBatch) -> list[Tensor]:
+        return self.neck(self.backbone(self.backbone.normalize(batch.pixels, batch.sizes)))
