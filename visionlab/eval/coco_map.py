@@ -143,7 +143,7 @@ def _class_names(ground_truth: dict[str, Any]) -> dict[int, str]:
 def _clean_annotations(ground_truth: dict[str, Any], names: dict[int, str]) -> list[dict[str, Any]]:
     """Copy what the metrics need; ids are new, since COCO's tools take an object with id 0 for one not found."""
     images = {image["id"] for image in ground_truth["images"]}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for annotation in ground_truth.get("annotations", []):
         if annotation["image_id"] not in images or annotation["category_id"] not in names:
             continue
@@ -182,7 +182,7 @@ def _row(source: dict[str, Any], box: list[float], **values: float) -> dict[str,
 def _accumulate(
     ground_truth: dict[str, Any], results: dict[str, Any], backend: Backend, max_detections: list[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return precision ``(thresholds, recalls, classes, areas, counts)`` and recall (without recalls), -1 = undefined."""
+    """Return precision ``(threshold, recall, class, area, count)`` and recall, without that axis; -1 is undefined."""
     if backend == "auto":
         backend = "faster-coco-eval" if importlib.util.find_spec("faster_coco_eval") else "pycocotools"
     with contextlib.redirect_stdout(io.StringIO()):  # both libraries tell their progress with print

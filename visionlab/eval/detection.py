@@ -89,7 +89,5 @@ class DetectionEvaluator:
         results = self.results() if results is None else results
         metrics = None
         if distributed.is_main():
-            metrics = coco_metrics(
-                self.ground_truth, results, backend=self.backend, max_detections=self.max_detections
-            )
+            metrics = coco_metrics(self.ground_truth, results, backend=self.backend, max_detections=self.max_detections)
         return distributed.broadcast(metrics)
