@@ -1,0 +1,124 @@
+"""One COCO annotation: its box in the image, and every fault it has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from visionlab.data.coco_json import is_id
+
+# Official boxes leave their image by up to a hundredth of a pixel, and rounding to whole pixels by half a pixel.
+ROUNDING = 0.5
+# COCO writes hundredths of a pixel; a narrower box has no area, and none at all in float32.
+MIN_SIDE = 0.01
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of an annotation and what repairs it; nothing does where ``repair`` is empty."""
+
+    kind: str
+    detail: str
+    repair: str = ""
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value from a json file is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_box(bbox: object) -> Box | None:
+    """Return COCO's ``[x, y, width, height]`` with its corners in order, or None if it is not four finite numbers."""
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
+        return None
+    x, y, width, height = (float(value) for value in bbox)
+    return min(x, x + width), min(y, y + height), abs(width), abs(height)
+
+
+def clip_box(box: Box, size: tuple[int, int]) -> Box:
+    """Return the corners ``x1, y1, x2, y2`` of an ``x, y, width, height`` box, moved into the image."""
+    x, y, width, height = box
+    return (
+        min(max(x, 0.0), size[1]),
+        min(max(y, 0.0), size[0]),
+        min(max(x + width, 0.0), size[1]),
+        min(max(y + height, 0.0), size[0]),
+    )
+
+
+def box_faults(bbox: Any, size: tuple[int, int]) -> list[Fault]:
+    """Return the faults of a COCO box in an image of ``(height, width)``."""
+    box = read_box(bbox)
+    if box is None:
+        return [Fault("invalid-box", f"bbox {bbox!r}")]
+    x, y, width, height = box
+    faults = []
+    if bbox[2] < 0 or bbox[3] < 0:
+        faults.append(Fault("negative-box", f"bbox {bbox}", "corners put in order"))
+    if width < MIN_SIDE or height < MIN_SIDE:
+        return [*faults, Fault("zero-box", f"bbox {bbox}")]
+    x1, y1, x2, y2 = clip_box(box, size)
+    if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
+        faults.append(Fault("outside-box", f"bbox {bbox} has no part in the image of {size[1]} x {size[0]}"))
+    elif max(-x, -y, x + width - size[1], y + height - size[0]) > ROUNDING:
+        faults.append(Fault("outside-box", f"bbox {bbox} leaves the image of {size[1]} x {size[0]}", "clipped"))
+    return faults
+
+
+def annotation_faults(entry: dict[str, Any], size: tuple[int, int], taken: set[str]) -> list[Fault]:
+    """Return the faults of an annotation whose image and category are known.
+
+    Args:
+        entry: the annotation as the json has it.
+        size: ``(height, width)`` of its image.
+        taken: the ids of other annotations, as text.
+    """
+    faults = box_faults(entry.get("bbox"), size)
+    if not is_id(entry.get("id")):
+        faults.append(Fault("duplicate-annotation-id", f"id {entry.get('id')!r} is no whole number", "numbered anew"))
+    elif str(entry["id"]) in taken:
+        faults.append(Fault("duplicate-annotation-id", f"id {entry['id']} is taken", "numbered anew"))
+    area, unusable = entry.get("area"), ("invalid-box", "zero-box")
+    if area is not None and not (is_number(area) and area > 0) and not any(fault.kind in unusable for fault in faults):
+        faults.append(Fault("zero-area", f"area {area!r} of bbox {entry['bbox']}", "width x height taken"))
+    return faults
+
+
+def truth_entry(entry: dict[str, Any], box: Box, image_id: int) -> dict[str, Any]:
+    """Return an annotation as evaluation needs it: its own box, area and iscrowd filled in, polygons left behind."""
+    crowd = is_crowd(entry)
+    kept = {key: value for key, value in entry.items() if crowd or key != "segmentation"}
+    area = entry.get("area")
+    if not (is_number(area) and area > 0):
+        area = box[2] * box[3]
+    return {**kept, "image_id": image_id, "bbox": list(box), "area": area, "iscrowd": int(crowd)}
+
+
+def is_crowd(entry: dict[str, Any]) -> bool:
+    """Return whether an annotation is a crowd region; one that does not say is none."""
+    return entry.get("iscrowd") in (1, "1")
+
+
+def are_corners(boxes: Iterable[tuple[Any, tuple[int, int]]]) -> bool:
+    """Return whether boxes are evidently ``x1, y1, x2, y2``, where COCO has width and height.
+
+    At least ten boxes, all of which fit into their images as corners and half of which do not as COCO boxes, are taken
+    as evidence.
+
+    Args:
+        boxes: each ``bbox`` of a json with the ``(height, width)`` of its image.
+    """
+    valid = [(bbox, size, box_faults(bbox, size)) for bbox, size in boxes if read_box(bbox) is not None]
+    outside = sum(any(fault.kind == "outside-box" for fault in faults) for _, _, faults in valid)
+    return (
+        len(valid) >= 10
+        and 2 * outside >= len(valid)
+        and all(
+            -ROUNDING <= x1 < x2 <= size[1] + ROUNDING and -ROUNDING <= y1 < y2 <= size[0] + ROUNDING
+            for (x1, y1, x2, y2), size, _ in valid
+        )
+    )

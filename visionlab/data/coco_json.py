@@ -1,0 +1,76 @@
+"""COCO json files: reading one, and mapping its categories to labels by name."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+
+def read_coco(path: str) -> dict[str, Any]:
+    """Return the content of a COCO json file whose images, annotations and categories are lists of objects.
+
+    Raises:
+        ValueError: if the file is missing, no json, or no COCO detection data.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a json file: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: no COCO data: expected an object, got {type(content).__name__}")
+    for section in ("images", "annotations", "categories"):
+        if not isinstance(content.get(section), list):
+            got = ", ".join(list(content)[:8]) or "nothing"
+            raise ValueError(f"{path}: no COCO data: expected a list {section!r}, got an object of {got}")
+        for number, entry in enumerate(content[section]):
+            if not isinstance(entry, dict):
+                raise ValueError(f"{path}: {section}[{number}]: expected an object, got {type(entry).__name__}")
+    return content
+
+
+def map_categories(
+    categories: Sequence[dict[str, Any]], classes: Sequence[str] | None, source: str
+) -> tuple[list[str], list[int]]:
+    """Return the class names in the order of labels and the category id of each.
+
+    Args:
+        categories: the entries of a COCO json.
+        classes: the names to use, in the order of labels; all, in the order of ids, by default.
+        source: the json, for messages.
+
+    Raises:
+        ValueError: if a category has no id or name, two share one, or a class is not among them.
+    """
+    ids: dict[str, int] = {}
+    for category in categories:
+        name, number = category.get("name"), category.get("id")
+        if not isinstance(name, str) or not is_id(number):
+            raise ValueError(f"{source}: category {category}: expected a whole number as id and a text as name")
+        if name in ids or number in ids.values():
+            raise ValueError(f"{source}: category {name!r} with id {number}: the name or the id is taken already")
+        ids[name] = number
+    if not ids:
+        raise ValueError(f"{source}: names no categories")
+    if classes is None:
+        classes = sorted(ids, key=lambda name: ids[name])
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice or not classes:
+        raise ValueError(f"classes: expected different names, got {'none' if not classes else twice[0] + ' twice'}")
+    for name in classes:
+        if name not in ids:
+            folded = {known.casefold(): known for known in ids}
+            near = difflib.get_close_matches(name.casefold(), folded, n=1)
+            hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
+            raise ValueError(f"{source}: no category is named {name!r}.{hint} It has: {', '.join(ids)}")
+    return list(classes), [ids[name] for name in classes]
+
+
+def is_id(value: object) -> TypeGuard[int]:
+    """Return whether a value can be an id: a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
