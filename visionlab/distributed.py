@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,8 +12,14 @@ from torch import Tensor, nn
 
 
 def start(device: torch.device) -> None:
-    """Join the processes that torchrun started; does nothing in a plain single process."""
+    """Join the processes that torchrun started; does nothing in a plain single process.
+
+    Args:
+        device: where this process computes; its GPU becomes the current one, which NCCL needs.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(local_rank() if device.index is None else device.index)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
@@ -54,7 +61,8 @@ def average(value: Tensor) -> Tensor:
     A loss divided by ``average(count)`` has, after gradients are averaged over processes, the gradient of one process
     that holds the whole batch.
     """
-    value = value.detach().clone()
+    value = value.detach() if value.is_floating_point() else value.detach().float()
+    value = value.clone(memory_format=torch.contiguous_format)
     if dist.is_initialized():
         dist.all_reduce(value)
         value /= dist.get_world_size()
@@ -64,13 +72,14 @@ def average(value: Tensor) -> Tensor:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, value: Tensor) -> Tensor:
+        value = value.contiguous()
         parts = [torch.empty_like(value) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, value.contiguous())
+        dist.all_gather(parts, value)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous().clone()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
         return gradient.chunk(dist.get_world_size())[dist.get_rank()]
 
@@ -108,3 +117,20 @@ def replicate(module: nn.Module, device: torch.device) -> nn.Module:
         return module
     devices = [device] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
+
+def unsynced(replica: nn.Module) -> AbstractContextManager[None]:
+    """Let gradients add up on this process alone inside the ``with`` block, because more are to come."""
+    return replica.no_sync() if isinstance(replica, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give every process the main process's buffers, for example its running statistics.
+
+    Only buffers that are part of the ``state_dict`` are shared, because others may differ in shape.
+    """
+    if dist.is_initialized():
+        parameters = {name for name, _ in module.named_parameters()}
+        for name, value in module.state_dict().items():
+            if name not in parameters:
+                dist.broadcast(value, 0)

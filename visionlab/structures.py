@@ -12,9 +12,14 @@ from torch import Tensor
 class _Movable:
     """Moves every tensor of a dataclass, and those of the structures inside it."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = False):
-        """Return a copy whose tensors are on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str, non_blocking: bool = False, channels_last: bool = False):
+        """Return a copy whose tensors are on ``device``, those of four dimensions laid out channels last if asked."""
+
+        def move(tensor: Tensor) -> Tensor:
+            layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.preserve_format
+            return tensor.to(device, non_blocking=non_blocking, memory_format=layout)
+
+        return self._map(move)
 
     def pin_memory(self):
         """Return a copy whose tensors are in page-locked memory (called by torch's DataLoader)."""

@@ -1,0 +1,246 @@
+"""What a run tells: a line of progress for the eye, and metrics.jsonl and TensorBoard events for later."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch import Tensor
+
+from visionlab import distributed
+
+SECONDS_BETWEEN_LINES = 10.0  # of progress, where the output is no terminal
+
+
+class Log:
+    """The record of a run; every process has one, the main process's writes.
+
+    ``metrics.jsonl`` gets one JSON object per line: training rows, evaluation rows (keys ``eval/...``) and warnings,
+    each with its ``step``. Losses in a row are means over the steps since the last row and over all processes.
+
+    Args:
+        folder: the run folder.
+        steps: updates in the run.
+        every: updates between two rows.
+        tensorboard: also write TensorBoard events to ``folder/tensorboard``; needs the package tensorboard.
+    """
+
+    def __init__(
+        self, folder: Path, steps: int, console: Console | None = None, *, every: int = 10, tensorboard: bool = False
+    ) -> None:
+        if every < 1:
+            raise ValueError(f"the log needs every >= 1, got {every}")
+        self.path = Path(folder) / "metrics.jsonl"
+        self.steps = steps
+        self.every = every
+        self._writes = distributed.is_main()
+        self._display = _Display(steps, console or Console()) if self._writes else None
+        if tensorboard and find_spec("tensorboard") is None:
+            raise ValueError("tensorboard: true needs the package tensorboard: pip install tensorboard")
+        self._tensorboard = tensorboard
+        self._events: Any = None
+        self._step = 0
+        self._sums: Tensor | None = None
+        self._count = 0
+        self._said: list[str] = []
+        self._seconds = 0.0  # of this run in earlier sessions
+        self._start = perf_counter()
+        self._clear_speed()
+
+    @contextmanager
+    def opened(self, step: int) -> Iterator[Log]:
+        """Record from ``step`` on: drop what an interrupted session wrote after it, and start the clock."""
+        self._step = step
+        self._start = perf_counter()
+        self._clear_speed()
+        if not self._display:
+            yield self
+            return
+        _truncate(self.path, step)
+        if self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # seconds to import, so only where it is asked for
+
+            self._events = SummaryWriter(self.path.parent / "tensorboard", purge_step=step + 1)
+        with self._display.shown(step):
+            if step:
+                self._display.line(f"going on after step {step} of {self.steps}")
+            try:
+                yield self
+            finally:
+                if self._events:
+                    self._events.close()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside the ``with`` block as waiting for data."""
+        start = perf_counter()
+        yield
+        self._waited += perf_counter() - start
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time inside the ``with`` block out of the speed of training."""
+        start = perf_counter()
+        yield
+        self._mark += perf_counter() - start
+
+    def due(self, step: int) -> bool:
+        """Return whether a row is written after ``step``."""
+        return step % self.every == 0 or step == self.steps
+
+    def add(self, step: int, values: Tensor, images: int) -> None:
+        """Count a step.
+
+        Args:
+            step: updates done.
+            values: what ``row`` averages; nothing is read from the device here.
+            images: images of all processes in this step.
+        """
+        self._step = step
+        self._sums = values if self._sums is None else self._sums.to(values.device) + values
+        self._count += 1
+        self._images += images
+        if self._display:
+            self._display.advance(step)
+
+    def row(self, names: list[str], *, lr: float, meters: dict[str, float]) -> None:
+        """Write the row of the steps since the last one; all processes call this.
+
+        Args:
+            names: the names of the values given to ``add``: losses, and last the gradient norm.
+            lr: the learning rate of the last step.
+            meters: the task's own numbers.
+        """
+        if self._sums is None:
+            raise ValueError("there is no step to write a row of")
+        *losses, gradient_norm = (distributed.average(self._sums) / self._count).tolist()
+        now = perf_counter()
+        row = {"step": self._step, "time": self._seconds + now - self._start, "lr": lr, "loss": math.fsum(losses)}
+        row |= {f"losses/{name}": value for name, value in zip(names, losses, strict=False)}
+        row |= {"gradient_norm": gradient_norm, "images_per_second": self._images / (now - self._mark)}
+        row |= {"data_wait": self._waited / (now - self._mark)}
+        row |= {f"meters/{name}": value for name, value in meters.items()}
+        self._write(row)
+        if self._display:
+            self._display.tell(row)
+        self._sums, self._count = None, 0
+        self._clear_speed()
+
+    def evaluation(self, metrics: dict[str, float]) -> None:
+        """Write the row of an evaluation after the last step."""
+        self._write({"step": self._step} | {f"eval/{name}": value for name, value in metrics.items()})
+        if self._display:
+            numbers = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            self._display.line(f"evaluation after step {self._step}: {numbers}")
+
+    def warn(self, message: str) -> None:
+        """Say something the user must not miss, once in a run, and keep it in ``metrics.jsonl``."""
+        if message not in self._said:
+            self._said.append(message)
+            self._write({"step": self._step, "warning": message})
+            if self._display:
+                self._display.line(f"WARNING: {message}", style="bold yellow")
+
+    def fault(self, message: str, files: list[str]) -> None:
+        """Keep in ``metrics.jsonl`` what ended the run, with all its image files."""
+        self._write({"step": self._step, "error": message, "files": files})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the rows still to come depend on; all processes call this."""
+        sums = None if self._sums is None else distributed.average(self._sums)
+        seconds = self._seconds + perf_counter() - self._start
+        return {"seconds": seconds, "sums": sums, "count": self._count, "said": list(self._said)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` returned."""
+        self._seconds, self._said = state["seconds"], list(state["said"])
+        self._sums, self._count = state["sums"], state["count"]
+
+    def _clear_speed(self) -> None:
+        self._mark = perf_counter()
+        self._waited = 0.0
+        self._images = 0
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if not self._writes:
+            return
+        row = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+        }
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+        if self._events:
+            for key, value in row.items():
+                if key != "step" and isinstance(value, int | float):
+                    self._events.add_scalar(key, value, self._step)
+            self._events.flush()
+
+
+class _Display:
+    """Progress on a console: one line that changes on a terminal, a new line now and then elsewhere."""
+
+    def __init__(self, steps: int, console: Console) -> None:
+        self._steps = steps
+        self._console = console
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            auto_refresh=False,  # a thread that refreshes and workers that fork do not go together
+        )
+        self._drawn = -math.inf
+
+    @contextmanager
+    def shown(self, step: int) -> Iterator[None]:
+        self._first = step
+        self._start = perf_counter()
+        if not self._console.is_terminal:
+            yield
+            return
+        task = self._bar.add_task("", total=self._steps, completed=step)
+        with self._bar:
+            yield
+            self._bar.update(task, refresh=True)
+
+    def advance(self, step: int) -> None:
+        if self._bar.tasks and perf_counter() - self._drawn > 0.2:
+            self._drawn = perf_counter()
+            self._bar.update(self._bar.task_ids[0], completed=step, refresh=True)
+
+    def tell(self, row: dict[str, Any]) -> None:
+        step, now = row["step"], perf_counter()
+        left = (now - self._start) / max(1, step - self._first) * (self._steps - step)
+        text = (
+            f"loss {row['loss']:.4g}  lr {row['lr']:.3g}  {row['images_per_second']:.3g} images/s  "
+            f"data wait {row['data_wait']:.0%}  {timedelta(seconds=round(left))} left"
+        )
+        if self._bar.tasks:
+            self._bar.update(self._bar.task_ids[0], completed=step, description=text, refresh=True)
+        elif step == self._steps or now - self._drawn >= SECONDS_BETWEEN_LINES:
+            self._drawn = now
+            self.line(f"step {step}/{self._steps}  {text}")
+
+    def line(self, text: str, style: str | None = None) -> None:
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Drop rows after ``step`` and a last line that was cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)
