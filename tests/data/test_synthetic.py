@@ -58,9 +58,9 @@ def test_boxes_are_the_extent_of_the_visible_pixels():
         _, objects = draw_scene(seed, size=64)
         masks = [item.mask > 0 for item in objects]
         assert np.sum(masks, 0).max(initial=0) <= 1, "a pixel shows one object"
-        for item, mask in zip(objects, masks):
+        for item, mask in zip(objects, masks, strict=False):
             seen = [(x, y) for y in range(128) for x in range(128) if mask[y, x]]
-            xs, ys = zip(*seen)
+            xs, ys = zip(*seen, strict=False)
             assert item.box == (min(xs) / FINE, min(ys) / FINE, (max(xs) + 1) / FINE, (max(ys) + 1) / FINE)
 
 
@@ -94,7 +94,8 @@ def test_pycocotools_reads_the_annotations(dataset):
             assert pixels.shape == (image["height"], image["width"], 3)
         for annotation in coco.anns.values():
             x, y, width, height = annotation["bbox"]
-            assert 0 <= x < x + width <= 96 and 0 <= y < y + height <= 96
+            assert 0 <= x < x + width <= 96
+            assert 0 <= y < y + height <= 96
             assert 0 < annotation["area"] <= width * height
             outlined = coco.annToMask(annotation).sum()
             assert abs(outlined - annotation["area"]) < 0.3 * annotation["area"] + 12
@@ -103,11 +104,15 @@ def test_pycocotools_reads_the_annotations(dataset):
 def test_scenes_are_varied():
     scenes = [draw_scene(1000 + seed)[1] for seed in range(120)]
     counts = [len(objects) for objects in scenes]
-    assert min(counts) <= 1 and max(counts) >= 5 and 2 < np.mean(counts) < 5
+    assert min(counts) <= 1
+    assert max(counts) >= 5
+    assert 2 < np.mean(counts) < 5
     classes = Counter(item.label for objects in scenes for item in objects)
-    assert len(classes) == len(CLASSES) and min(classes.values()) > 0.5 * max(classes.values())
+    assert len(classes) == len(CLASSES)
+    assert min(classes.values()) > 0.5 * max(classes.values())
     areas = np.array([item.annotation()["area"] for objects in scenes for item in objects])
-    assert (areas < 16**2).mean() > 0.1 and (areas > 48**2).mean() > 0.1
+    assert (areas < 16**2).mean() > 0.1
+    assert (areas > 48**2).mean() > 0.1
     extents = np.array([np.subtract(item.box[2:], item.box[:2]) for objects in scenes for item in objects])
     assert extents.min() >= 2
 

@@ -1,7 +1,7 @@
 """The object classes of the embedded dataset: outlines of their parts, bent and proportioned anew for every object.
 
-Coordinates are canonical: x to the right, y up, the ground at y = 0, an object about 1 high and facing right. Color says
-nothing about the class: what tells classes apart is which parts there are and how they hang together.
+Coordinates are canonical: x to the right, y up, the ground at y = 0, an object about 1 high and facing right. Color
+says nothing about the class: what tells classes apart is which parts there are and how they hang together.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def blob(
 
 
 def limb(start: Point, bend: Point, end: Point, width: float, tip: float) -> np.ndarray:
-    """Return the outline of a tube along a quadratic Bézier curve, ``width`` wide at its start and ``tip`` at its end."""
+    """Return the outline of a tube along a quadratic Bézier curve, from ``width`` wide to ``tip`` wide."""
     p0, p1, p2 = np.array([start, bend, end], dtype=float)
     path = (1 - _T) ** 2 * p0 + 2 * _T * (1 - _T) * p1 + _T**2 * p2
     along = (1 - _T) * (p1 - p0) + _T * (p2 - p1)
@@ -307,4 +307,4 @@ def deform(rng: np.random.Generator, parts: list[Part]) -> list[Part]:
     bent_y = y + wave[1, 0] * np.sin(4 * x + phase[1, 0]) + wave[1, 1] * np.sin(9 * x + phase[1, 1]) / 2
     bent = np.stack([cos * bent_x - sin * bent_y, sin * bent_x + cos * bent_y], 1)
     ends = np.cumsum([len(outline) for outline, _ in parts])
-    return [(outline, material) for outline, (_, material) in zip(np.split(bent, ends[:-1]), parts)]
+    return [(outline, material) for outline, (_, material) in zip(np.split(bent, ends[:-1]), parts, strict=True)]

@@ -148,7 +148,7 @@ class _Scene:
         return visible
 
     def creature(self, label: int, foot: tuple[float, float], height: float) -> SceneObject | None:
-        """Paint an object of a class standing at ``foot``; None, and nothing painted, if too little of it would show."""
+        """Paint an object of a class standing at ``foot``; None, and no paint, if too little would show."""
         parts = deform(self.rng, CREATURES[CLASSES[label]](self.rng))
         visible = self.paint(parts, foot, height, self.light, least=0.4)
         if visible is None:
@@ -240,7 +240,7 @@ def write_synthetic(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write the embedded dataset: ``unlabelled/``, ``train/`` and ``val/`` JPEG files, ``annotations/{train,val}.json``.
+    """Write the embedded dataset: JPEG files in ``unlabelled/``, ``train/`` and ``val/``, COCO json in ``annotations/``.
 
     The folder appears whole or not at all. One that already holds the same dataset is kept as it is.
 

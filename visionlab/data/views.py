@@ -1,0 +1,91 @@
+"""Random views of unlabelled images, from which pretext methods make their tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visionlab.data.transforms import A, check_probability, color_jitter, flip_step, seed_transform
+from visionlab.seeding import derive_seed
+
+
+class Views:
+    """A list of views of an image, each a random change of its own.
+
+    Args:
+        transforms: what makes each view. Several views may share one.
+    """
+
+    def __init__(self, transforms: list[A.Compose]):
+        self.transforms = transforms
+
+    @classmethod
+    def crops(
+        cls,
+        image_size: int,
+        *,
+        count: int = 1,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+        crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        color_strength: float = 0.0,
+        grayscale: float = 0.0,
+        blur: float = 0.0,
+        solarize: float = 0.0,
+    ) -> Views:
+        """Return views that are random crops, resized to a square; ``+`` joins views of different kinds.
+
+        Args:
+            image_size: side of the square, in pixels.
+            count: number of views.
+            crop_scale: smallest and largest share of the image's area that a view shows, in (0, 1].
+            crop_ratio: smallest and largest width of the crop for each unit of height.
+            flip: probability of a horizontal mirror image.
+            color_strength: how strongly brightness, contrast, saturation and hue are changed; 0 not.
+            grayscale: probability of losing all color.
+            blur: probability of a Gaussian blur, its standard deviation from 0.1 to 2 pixels.
+            solarize: probability of turning bright pixels dark.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
+        if image_size < 1 or count < 1:
+            raise ValueError(f"expected at least 1 view of at least 1 pixel, got {count} of {image_size}")
+        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale: expected two rising shares in (0, 1], got {crop_scale}")
+        if not 0 < crop_ratio[0] <= crop_ratio[1]:
+            raise ValueError(f"crop_ratio: expected two rising numbers above 0, got {crop_ratio}")
+        size = (image_size, image_size)
+        steps = [A.RandomResizedCrop(size, tuple(crop_scale), tuple(crop_ratio), area_for_downscale="image")]
+        steps += flip_step(flip) + color_jitter(color_strength)
+        if check_probability("grayscale", grayscale):
+            steps.append(A.ToGray(p=grayscale))
+        if check_probability("blur", blur):
+            steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=blur))
+        if check_probability("solarize", solarize):
+            steps.append(A.Solarize(p=solarize))
+        return cls([A.Compose(steps)] * count)
+
+    def __add__(self, other: Views) -> Views:
+        return Views(self.transforms + other.transforms)
+
+    def __len__(self) -> int:
+        return len(self.transforms)
+
+    def __call__(self, image: np.ndarray, seed: int) -> list[Tensor]:
+        """Return the views of an image, view v drawn from ``derive_seed(seed, v)`` alone.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 RGB.
+            seed: the image's seed.
+
+        Returns:
+            One ``(3, image_size, image_size)`` uint8 tensor per view.
+        """
+        views = []
+        for number, transform in enumerate(self.transforms):
+            seed_transform(transform, derive_seed(seed, number))
+            view = transform(image=image)["image"]
+            views.append(torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))))
+        return views
