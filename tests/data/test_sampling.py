@@ -74,7 +74,7 @@ def test_batches_that_cannot_be_shared_out_are_refused():
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 12])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_sees_every_image_once(length, world_size):
-    shards = [shard(length, batch_size=2, rank=rank, world_size=world_size) for rank in range(world_size)]
+    shards = [shard(length, batch_size=2 * world_size, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert sorted(index for batches in shards for batch in batches for index in batch) == list(range(length))
     assert all(0 < len(batch) <= 2 for batches in shards for batch in batches)
     sizes = [sum(map(len, batches)) for batches in shards]

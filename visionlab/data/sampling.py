@@ -44,12 +44,8 @@ class Sampler:
     ):
         if length < 1:
             raise ValueError("expected at least 1 image to train on, got none")
-        if batch_size < 1 or batch_size % world_size:
-            raise ValueError(
-                f"batch_size is over all processes: expected a multiple of {world_size} (processes), got {batch_size}"
-            )
+        share = share_of(batch_size, world_size)
         self.length, self.seed, self.batch_size = length, seed, batch_size
-        share = batch_size // world_size
         self.slice = slice(rank * share, (rank + 1) * share)
         self.groups = None if groups is None else np.asarray(groups)
         self.order = lru_cache(maxsize=2)(self._order)
@@ -83,14 +79,27 @@ class Sampler:
         return np.concatenate([head, batches[mixed].ravel(), *left])
 
 
+def share_of(batch_size: int, world_size: int) -> int:
+    """Return how many images of each batch are one process's.
+
+    Raises:
+        ValueError: the processes cannot have equally many.
+    """
+    if batch_size < 1 or batch_size % world_size:
+        raise ValueError(
+            f"batch_size is over all processes: expected a multiple of {world_size} (processes), got {batch_size}"
+        )
+    return batch_size // world_size
+
+
 def shard(length: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
     """Return this process's batches of indices: over all processes each of ``length`` images comes once, in order.
 
     Args:
         length: number of images.
-        batch_size: images per batch of one process; the last may be smaller.
+        batch_size: images per batch over all processes; the last may be smaller.
         rank: number of this process.
         world_size: number of processes.
     """
-    mine = range(rank, length, world_size)
-    return [list(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size)]
+    mine, share = range(rank, length, world_size), share_of(batch_size, world_size)
+    return [list(mine[start : start + share]) for start in range(0, len(mine), share)]

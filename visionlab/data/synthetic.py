@@ -240,7 +240,7 @@ def write_synthetic(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write the embedded dataset: JPEG files in ``unlabelled/``, ``train/`` and ``val/``, COCO json in ``annotations/``.
+    """Write the embedded dataset: JPEG in ``unlabelled/``, ``train/`` and ``val/``, COCO json in ``annotations/``.
 
     The folder appears whole or not at all. One that already holds the same dataset is kept as it is.
 

@@ -1,0 +1,287 @@
+"""Batches, read ahead by worker processes; none of them depends on how many workers or processes there are."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from visionlab import distributed
+from visionlab.data.coco import CocoDataset
+from visionlab.data.folder import ImageFolder
+from visionlab.data.images import ImageError, file_problem
+from visionlab.data.problems import Policy, Problem
+from visionlab.data.sampling import Key, Sampler, shard
+from visionlab.data.views import Views
+from visionlab.seeding import derive_seed
+from visionlab.structures import ImageBatch, Target, ViewBatch
+
+log = logging.getLogger(__name__)
+
+# So many images in a row that cannot be read are no accident: the disk is gone, or the path is wrong.
+MAX_UNREADABLE = 100
+
+DetectionTransformLike = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int], tuple[Tensor, Target]]
+
+
+class Samples(Protocol):
+    """What a loader needs to know of images: how to make a sample of each, and a batch of several."""
+
+    @property
+    def policy(self) -> Policy:
+        """What happens when an image cannot be read."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The file of each image."""
+
+    @property
+    def groups(self) -> Sequence[int] | None:
+        """For each image the number of its group, if batches are to be of one group."""
+
+    def load(self, index: int, seed: int) -> Any:
+        """Return a sample of an image; it may raise ``ImageError``."""
+
+    def collate(self, samples: list[Any], indices: list[int], seeds: list[int]) -> Any:
+        """Return samples, the images they were made of and the seeds they were made with as a batch."""
+
+
+class DetectionSamples:
+    """Labelled images and what is done to them, as samples that make an ``ImageBatch``.
+
+    Args:
+        dataset: the images and their boxes.
+        transform: what is done to an image and its boxes.
+        divisor: heights and widths of batches are multiples of this many pixels.
+    """
+
+    def __init__(self, dataset: CocoDataset, transform: DetectionTransformLike, *, divisor: int = 32):
+        self.dataset, self.transform, self.divisor = dataset, transform, divisor
+        self.policy = dataset.policy
+        self.files = [record.file for record in dataset.records]
+        self.groups = [int(record.width >= record.height) for record in dataset.records]
+
+    def load(self, index: int, seed: int) -> tuple[Tensor, Target]:
+        """Return an image and its objects, changed at random."""
+        image, record = self.dataset.load(index)
+        return self.transform(image, record.boxes, record.labels, record.crowd, seed)
+
+    def collate(self, samples: list[tuple[Tensor, Target]], indices: list[int], seeds: list[int]) -> ImageBatch:
+        """Return a batch, padded at the right and at the bottom."""
+        batch = collate_images([pixels for pixels, _ in samples], divisor=self.divisor)
+        records = [self.dataset.records[index] for index in indices]
+        batch.targets = [target for _, target in samples]
+        batch.original_sizes = [(record.height, record.width) for record in records]
+        batch.ids = [record.image_id for record in records]
+        batch.files = [record.file for record in records]
+        batch.seeds = seeds
+        return batch
+
+
+class ViewSamples:
+    """Unlabelled images and the views made of them, as samples that make a ``ViewBatch``.
+
+    Args:
+        dataset: the images.
+        views: what is made of each.
+    """
+
+    def __init__(self, dataset: ImageFolder, views: Views):
+        self.dataset, self.views = dataset, views
+        self.policy = dataset.policy
+        self.files = dataset.files
+        self.groups = None
+
+    def load(self, index: int, seed: int) -> list[Tensor]:
+        """Return the views of an image."""
+        return self.views(self.dataset.load(index), seed)
+
+    def collate(self, samples: list[list[Tensor]], indices: list[int], seeds: list[int]) -> ViewBatch:
+        """Return a batch of views."""
+        views = [torch.stack(view) for view in zip(*samples, strict=True)]
+        return ViewBatch(views, list(indices), [self.files[index] for index in indices], seeds)
+
+
+def collate_images(images: Sequence[Tensor], *, divisor: int = 32) -> ImageBatch:
+    """Return images of different sizes as one batch, padded with zeros at the right and at the bottom.
+
+    Args:
+        images: ``(3, H, W)`` uint8 each.
+        divisor: the batch's height and width are multiples of this.
+    """
+    sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+    height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
+    pixels = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
+    for row, image in zip(pixels, images, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return ImageBatch(pixels, sizes)
+
+
+class TrainLoader:
+    """Deals out batches to train on, without end.
+
+    Each sample is a function of the run's seed, the epoch and the image alone. In place of an image that cannot be read
+    comes the next one that can; the fault is logged once and kept in ``problems``.
+
+    Args:
+        samples: the images and what is made of them.
+        seed: the run's seed.
+        pin_memory: whether batches are to lie in page-locked memory, as copies to a GPU like it.
+        batch_size: images per batch over all processes.
+        workers: processes that read ahead, for each process of the run; 0 reads in the process itself.
+
+    Raises:
+        ValueError: there is no image, or the batch cannot be shared out evenly over the processes.
+    """
+
+    def __init__(
+        self, samples: Samples, seed: int = 0, pin_memory: bool = False, *, batch_size: int, workers: int = 2
+    ) -> None:
+        self.sampler = Sampler(
+            len(samples.files),
+            seed=seed,
+            batch_size=batch_size,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            groups=samples.groups,
+        )
+        self.problems: list[Problem] = []
+        self._fetcher = _Fetcher(samples, seed, replace=True)
+        self._workers, self._pin_memory = _check_workers(workers), pin_memory
+
+    def batches(self, start_step: int = 0) -> Iterator[Any]:
+        """Yield this process's batches from any step on, for ever.
+
+        Raises:
+            ValueError: under the policy ``fail`` an image cannot be read; or too many in a row cannot.
+        """
+        keys = self.sampler.batches(start_step)
+        return _read(self._fetcher, keys, self._workers, self._pin_memory, self.problems)
+
+
+class EvalLoader:
+    """Gives each image once, over all processes.
+
+    An image that cannot be read is left out; the fault is logged once and kept in ``problems``.
+
+    Args:
+        samples: the images and what is made of them.
+        pin_memory: whether batches are to lie in page-locked memory, as copies to a GPU like it.
+        batch_size: images per batch over all processes.
+        workers: processes that read ahead, for each process of the run; 0 reads in the process itself.
+
+    Raises:
+        ValueError: the batch cannot be shared out evenly over the processes.
+    """
+
+    def __init__(self, samples: Samples, pin_memory: bool = False, *, batch_size: int, workers: int = 2) -> None:
+        rank, world_size = distributed.rank(), distributed.world_size()
+        self._indices = shard(len(samples.files), batch_size=batch_size, rank=rank, world_size=world_size)
+        self.problems: list[Problem] = []
+        self._fetcher = _Fetcher(samples, 0, replace=False)
+        self._workers, self._pin_memory = _check_workers(workers), pin_memory
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Any]:
+        keys = ([(0, index) for index in indices] for indices in self._indices)
+        return _read(self._fetcher, keys, self._workers, self._pin_memory, self.problems)
+
+
+@dataclass
+class _Fetched:
+    """What comes back from a worker: a batch, what was wrong with its images, or what stops the run."""
+
+    batch: Any = None
+    problems: Sequence[Problem] = ()
+    error: ValueError | None = None
+
+    def pin_memory(self) -> _Fetched:
+        batch = None if self.batch is None else self.batch.pin_memory()
+        return _Fetched(batch, self.problems, self.error)
+
+
+class _Fetcher:
+    """Makes batches of keys; lives in the workers."""
+
+    def __init__(self, samples: Samples, seed: int, replace: bool) -> None:
+        self.samples, self.seed, self.replace = samples, seed, replace
+
+    def __getitems__(self, keys: list[Key]) -> _Fetched:
+        problems: list[Problem] = []
+        found: list[tuple[Any, int, int]] = []
+        try:
+            for epoch, index in keys:
+                sample = self._load(index, derive_seed(self.seed, epoch, index), problems)
+                found += [sample] if sample else []
+        except ImageError as error:  # sent as a value, since a worker's exceptions arrive wrapped in a traceback
+            return _Fetched(error=ValueError(str(error)))
+        if not found:
+            return _Fetched(None, problems)
+        samples, indices, seeds = (list(column) for column in zip(*found, strict=True))
+        return _Fetched(self.samples.collate(samples, indices, seeds), problems)
+
+    def _load(self, index: int, seed: int, problems: list[Problem]) -> tuple[Any, int, int] | None:
+        files = self.samples.files
+        candidates = [(index + step) % len(files) for step in range(min(len(files), MAX_UNREADABLE))]
+        for candidate in candidates if self.replace else [index]:
+            try:
+                return self.samples.load(candidate, seed), candidate, seed
+            except ImageError as error:
+                if self.samples.policy == "fail":
+                    raise
+                action = "the next image takes its place" if self.replace else "left out"
+                problems.append(file_problem(files[candidate], error, action=action))
+        if self.replace:
+            first = problems[-len(candidates)]
+            raise ImageError(f"{len(candidates)} images in a row cannot be read, the first: {first}")
+        return None
+
+
+def _read(
+    fetcher: _Fetcher, keys: Iterable[list[Key]], workers: int, pin_memory: bool, problems: list[Problem]
+) -> Iterator[Any]:
+    loader: DataLoader = DataLoader(
+        fetcher,  # type: ignore[arg-type]
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_start_worker,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else each loader would take a number from the global generator
+    )
+    named = {problem.file for problem in problems}
+    for fetched in loader:
+        if fetched.error is not None:
+            raise fetched.error
+        for problem in fetched.problems:
+            if problem.file not in named:
+                named.add(problem.file)
+                problems.append(problem)
+                log.warning("%s", problem)
+        if fetched.batch is not None:
+            yield fetched.batch
+
+
+def _as_it_is(fetched: Any) -> _Fetched:
+    return fetched
+
+
+def _start_worker(number: int) -> None:
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which ends its workers
+
+
+def _check_workers(workers: int) -> int:
+    if workers < 0:
+        raise ValueError(f"workers: expected 0 or more, got {workers}")
+    return workers
