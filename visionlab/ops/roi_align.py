@@ -1,0 +1,177 @@
+"""RoIAlign: pools each box of a feature map to a fixed size by sampling between pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visionlab.ops import reference
+from visionlab.ops.checks import check_floating, check_shape, widen
+from visionlab.ops.register import operator
+
+_roi_align = operator(
+    "roi_align(Tensor input, Tensor boxes, SymInt pooled_height, SymInt pooled_width, float spatial_scale, "
+    "int sampling_ratio, bool aligned) -> Tensor",
+    reference.roi_align,
+)
+_roi_align_backward = operator(
+    "roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt channels, SymInt height, SymInt width, "
+    "float spatial_scale, int sampling_ratio, bool aligned, bool channels_last) -> Tensor",
+    reference.roi_align_backward,
+)
+
+
+@torch.library.register_fake("visionlab::roi_align")
+def _fake(
+    input: Tensor,
+    boxes: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    shape = (boxes.shape[0], input.shape[1], pooled_height, pooled_width)
+    return input.new_empty(shape).to(memory_format=reference.memory_format(input))
+
+
+@torch.library.register_fake("visionlab::roi_align_backward")
+def _fake_backward(
+    grad: Tensor,
+    boxes: Tensor,
+    batch: int,
+    channels: int,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    channels_last: bool,
+) -> Tensor:
+    format = torch.channels_last if channels_last else torch.contiguous_format
+    return grad.new_empty((batch, channels, height, width)).to(memory_format=format)
+
+
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    input, boxes, _, _, *settings = inputs
+    ctx.save_for_backward(boxes)
+    ctx.shape = input.shape
+    ctx.settings = (*settings, reference.memory_format(input) == torch.channels_last)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (boxes,) = ctx.saved_tensors
+    return (_roi_align_backward(grad, boxes, *ctx.shape, *ctx.settings), *[None] * 6)
+
+
+def _setup_double(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    grad, boxes, *_, spatial_scale, sampling_ratio, aligned, _ = inputs
+    ctx.save_for_backward(boxes)
+    ctx.settings = (grad.shape[2], grad.shape[3], spatial_scale, sampling_ratio, aligned)
+
+
+def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (boxes,) = ctx.saved_tensors
+    return (_roi_align(grad, boxes, *ctx.settings), *[None] * 9)  # the pooling is linear in its input
+
+
+torch.library.register_autograd("visionlab::roi_align", _backward, setup_context=_setup)
+torch.library.register_autograd("visionlab::roi_align_backward", _double_backward, setup_context=_setup_double)
+
+
+def roi_align(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | Sequence[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Tensor:
+    """Pool each box to ``output_size`` bins: a bin is the mean of samples linearly interpolated between pixels.
+
+    He, Gkioxari, Dollár and Girshick 2017, Mask R-CNN, arXiv:1703.06870. There is a gradient for ``input``, none for
+    ``boxes``. Half precision is computed in float32.
+
+    Args:
+        input: ``(N, C, H, W)`` floating point; the answer has its dtype and memory format.
+        boxes: ``(K, 5)`` with rows ``image index, x1, y1, x2, y2``, or for each image ``(L, 4)`` ``x1, y1, x2, y2``; of
+            the dtype of ``input`` (under autocast, any), finite, image indices in ``[0, N)``.
+        output_size: bins ``(height, width)``, or one number for both.
+        spatial_scale: pixels of the map per pixel of the box's coordinates.
+        sampling_ratio: samples along each side of a bin; 0 or less takes one per pixel of the map that the bin covers.
+        aligned: True puts pixel centers at half-integers, which is right; False is the older form, half a pixel off.
+
+    Returns:
+        ``(K, C, height, width)``.
+
+    Raises:
+        ValueError: if shapes, dtypes, devices or sizes do not fit.
+        RuntimeError: if a box is not finite, names no image, or is so large that it must be clipped.
+    """
+    height, width = _pair(output_size)
+    check_shape("roi_align", "input", input, "(N, C, H, W)", None, None, None, None)
+    boxes = _with_image_index(boxes, input)
+    check_floating("roi_align", input=input, boxes=boxes)
+    check_shape("roi_align", "boxes", boxes, "(K, 5), image index and x1, y1, x2, y2", None, 5)
+    if len(boxes) and not (input.shape[2] and input.shape[3]):
+        raise ValueError(f"roi_align: input must have pixels to pool from, got shape {tuple(input.shape)}")
+    values = widen(input)
+    boxes = boxes.detach().to(values.dtype)
+    return _roi_align(values, boxes, height, width, spatial_scale, sampling_ratio, aligned).to(input.dtype)
+
+
+def _pair(output_size: int | Sequence[int]) -> tuple[int, int]:
+    sizes = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if len(sizes) == 1:
+        sizes = sizes * 2
+    if len(sizes) != 2 or not all(size >= 1 for size in sizes):
+        raise ValueError(f"roi_align: output_size must be one or two numbers of at least 1, got {output_size}")
+    return sizes[0], sizes[1]
+
+
+def _with_image_index(boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
+    """Return ``(K, 5)`` boxes; a list has one tensor for each image."""
+    if isinstance(boxes, Tensor):
+        return boxes
+    if len(boxes) != input.shape[0]:
+        raise ValueError(f"roi_align: a list of boxes must have one tensor per image, {input.shape[0]}, got {len(boxes)}")
+    for i, of_image in enumerate(boxes):
+        check_floating("roi_align", **{"input": input, f"boxes[{i}]": of_image})
+        check_shape("roi_align", f"boxes[{i}]", of_image, "(L, 4)", None, 4)
+    if not boxes:
+        return input.new_zeros((0, 5))
+    return torch.cat([nn.functional.pad(of_image, (1, 0), value=i) for i, of_image in enumerate(boxes)])
+
+
+class RoIAlign(nn.Module):
+    """Pool boxes of a feature map to a fixed size, see :func:`roi_align`.
+
+    Args:
+        output_size: bins ``(height, width)``, or one number for both.
+        spatial_scale: pixels of the map per pixel of the box's coordinates.
+        sampling_ratio: samples along each side of a bin; 0 or less takes one per pixel of the map that the bin covers.
+        aligned: True puts pixel centers at half-integers; False is the older form, half a pixel off.
+    """
+
+    def __init__(
+        self, output_size: int | Sequence[int], spatial_scale: float, sampling_ratio: int, aligned: bool = False
+    ) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+
+    def forward(self, input: Tensor, boxes: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return the ``(K, C, height, width)`` pooled boxes of ``input``."""
+        return roi_align(input, boxes, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+
+    def extra_repr(self) -> str:
+        """Return the settings, as ``print`` shows them."""
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+        )
