@@ -77,14 +77,14 @@ def annotation_faults(entry: dict[str, Any], size: tuple[int, int], taken: set[s
         size: ``(height, width)`` of its image.
         taken: the ids of other annotations, as text.
     """
-    faults = box_faults(entry.get("bbox"), size)
-    if not is_id(entry.get("id")):
-        faults.append(Fault("duplicate-annotation-id", f"id {entry.get('id')!r} is no whole number", "numbered anew"))
-    elif str(entry["id"]) in taken:
-        faults.append(Fault("duplicate-annotation-id", f"id {entry['id']} is taken", "numbered anew"))
+    number, bbox = entry.get("id"), entry.get("bbox")
+    faults = box_faults(bbox, size)
+    if not is_id(number) or str(number) in taken:
+        state = "is taken" if is_id(number) else "is no whole number"
+        faults.append(Fault("duplicate-annotation-id", f"id {number!r} of bbox {bbox} {state}", "numbered anew"))
     area, unusable = entry.get("area"), ("invalid-box", "zero-box")
     if area is not None and not (is_number(area) and area > 0) and not any(fault.kind in unusable for fault in faults):
-        faults.append(Fault("zero-area", f"area {area!r} of bbox {entry['bbox']}", "width x height taken"))
+        faults.append(Fault("zero-area", f"area {area!r} of bbox {bbox}", "width x height taken"))
     return faults
 
 

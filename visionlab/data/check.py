@@ -52,7 +52,7 @@ class CheckResult:
             lines += [f"  {problem}" for problem in same[:limit]]
             if limit is not None and count > limit:
                 lines.append(f"  and {count - limit} more")
-        lines.append(f"{len(self.problems)} problems" if self.problems else "no problems")
+        lines.append(f"problems: {len(self.problems) or 'none'}")
         return "\n".join(lines)
 
 

@@ -74,6 +74,7 @@ class CocoCheck:
         check_files: bool,
     ) -> None:
         self.source, self.policy = source, policy
+        self._left_out = "" if policy == "fail" else "left out"  # what is done where nothing is mended
         self.problems: list[Problem] = []
         self._images: dict[int, CheckedImage] = {}
         self._same: dict[int, int] = {}  # id of an image -> id under which the same file was listed before
@@ -96,7 +97,7 @@ class CocoCheck:
     def _note(self, kind: str, image: CheckedImage, detail: str, repair: str = "", annotation: Any = None) -> bool:
         """Keep a problem; return whether what it concerns remains, because the policy is to repair and that can be."""
         mended = bool(repair) and self.policy == "repair"
-        action = repair if mended else "left out"
+        action = repair if mended else self._left_out
         self.problems.append(Problem(kind, image.file, detail, image.id, annotation, action))
         return mended
 
@@ -108,7 +109,7 @@ class CocoCheck:
             number, name = entry.get("id"), entry.get("file_name")
             if not is_id(number) or not isinstance(name, str) or not name:
                 detail = f"images[{position}] has id {number!r} and file_name {name!r}"
-                self.problems.append(Problem("bad-image-entry", self.source, detail, action="left out"))
+                self.problems.append(Problem("bad-image-entry", self.source, detail, action=self._left_out))
                 continue
             image = CheckedImage(number, os.path.join(folder, name), entry, _stated_size(entry))
             other, twin = self._images.get(number), by_file.get(image.file)
@@ -133,7 +134,7 @@ class CocoCheck:
         wanted = [image for image in self.images if check_files or image.size is None]
         for image, size in zip(wanted, read_image_sizes([image.file for image in wanted]), strict=True):
             if isinstance(size, ImageError):
-                self.problems.append(file_problem(image.file, size, image_id=image.id, action="left out"))
+                self.problems.append(file_problem(image.file, size, image_id=image.id, action=self._left_out))
                 image.usable = False
                 continue
             stated, image.size = image.size or size, size
@@ -155,8 +156,8 @@ class CocoCheck:
             number, category = entry.get("image_id"), entry.get("category_id")
             image = self._images.get(self._same.get(number, number)) if is_id(number) else None
             if image is None:
-                detail = f"image_id {number!r} is not listed"
-                self.problems.append(Problem("unknown-image", self.source, detail, None, entry.get("id"), "left out"))
+                detail, row = f"image_id {number!r} is not listed", entry.get("id")
+                self.problems.append(Problem("unknown-image", self.source, detail, None, row, self._left_out))
             elif not is_id(category) or category not in known:
                 self._note("unknown-category", image, f"category_id {category!r} is not listed", "", entry.get("id"))
             elif image.usable and category in wanted:

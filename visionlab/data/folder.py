@@ -14,9 +14,7 @@ from visionlab.data.images import ImageError, file_problem, read_image_by_policy
 from visionlab.data.problems import Policy, Problem, fail_on
 from visionlab.data.split import choose
 
-EXTENSIONS = tuple(
-    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif", ".mpo"]
-)
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif", ".mpo")
 
 
 class ImageFolder:
@@ -76,7 +74,7 @@ class ImageFolder:
     def _checked(self, files: list[str], source: str) -> list[str]:
         sizes = read_image_sizes(files)
         self.problems = [
-            file_problem(file, size, action="left out")
+            file_problem(file, size, action="" if self.policy == "fail" else "left out")
             for file, size in zip(files, sizes, strict=True)
             if isinstance(size, ImageError)
         ]
@@ -102,7 +100,7 @@ def find_images(roots: Sequence[str], *, recursive: bool = True, extensions: Seq
     Raises:
         ValueError: if a root is no folder, or none of them holds an image.
     """
-    suffixes = tuple("." + suffix.lower().lstrip(".") for suffix in (EXTENSIONS if extensions is None else extensions))
+    suffixes = tuple("." + suffix.lower().lstrip(".") for suffix in (SUFFIXES if extensions is None else extensions))
     files: dict[str, str] = {}
     others: Counter[str] = Counter()
     seen: set[str] = set()

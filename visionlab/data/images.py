@@ -65,10 +65,13 @@ def read_image(path: str | os.PathLike[str], *, truncated: bool = False) -> NDAr
     """
     with _named_errors(path):
         with open(path, "rb") as file:
-            content = BytesIO(file.read())
-        with _quiet():
-            image = _open(content)
-        _decode(image, truncated)
+            content = file.read()
+        try:
+            image = _decode(content)
+        except Exception:
+            if not truncated:
+                raise
+            image = _decode_part(content)
         with _quiet():
             orientation = _orientation(image)
             image = _to_rgb(image)
@@ -166,18 +169,28 @@ def _open(file: BinaryIO) -> Image.Image:
         raise ImageError(f"not an image of a known format, it starts with {start[:12]!r}") from None
 
 
-def _decode(image: Image.Image, truncated: bool) -> None:
+def _decode(content: bytes) -> Image.Image:
+    with _quiet():
+        image = _open(BytesIO(content))
+    image.load()
+    return image
+
+
+def _decode_part(content: bytes) -> Image.Image:
+    """Decode what Pillow does under LOAD_TRUNCATED_IMAGES, without that switch, which all threads share."""
+    if content.startswith(b"\xff\xd8"):
+        content += b"\xff\xd9"  # only at the end marker does the JPEG decoder give its last rows away
+    with _quiet():
+        image = _open(BytesIO(content))
     try:
         image.load()
-    except Exception as error:
-        if not truncated:
-            raise
-        # Pillow decodes in place, so what came before the damage stands. Its own LOAD_TRUNCATED_IMAGES does the same,
-        # but is one switch for all threads.
-        image.tile = []  # type: ignore[attr-defined]
+    except Exception:
+        image.tile = []  # type: ignore[attr-defined]  # pixels are decoded in place: those before the damage stand
         image.load()
-        if image.getbbox(alpha_only=False) is None:
-            raise error  # not one pixel was decoded
+    darkest, brightest = image.convert("L").getextrema()
+    if darkest == brightest:
+        raise ImageError("the file is damaged and nothing of it can be decoded")
+    return image
 
 
 def _orientation(image: Image.Image) -> int:
