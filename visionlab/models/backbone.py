@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import isfinite
 from typing import Any, Literal
 
 import timm
@@ -44,7 +45,7 @@ class Normalization:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 3 or (name == "std" and min(values) <= 0):
+            if len(values) != 3 or not all(map(isfinite, values)) or (name == "std" and min(values) <= 0):
                 raise ValueError(
                     f"normalization: {name} expects three {'positive ' * (name == 'std')}numbers, got {values}"
                 )
@@ -105,13 +106,10 @@ class Backbone(nn.Module):
         self.model: Any = _create(name, image_size, options or {}).eval()
         self.normalization = Normalization(self.model.pretrained_cfg["mean"], self.model.pretrained_cfg["std"])
 
-        plain_names = list(self.model.state_dict())
+        self.timm_names = list(self.model.state_dict())
         self.strides, self._indices = _choose_levels(self.model, name, strides)
         if hasattr(self.model, "prune_intermediate_layers"):
             self._indices = self.model.prune_intermediate_layers(self._indices, prune_norm=False, prune_head=True)
-        kept_names = set(self.model.state_dict())
-        self.removed = [name for name in plain_names if name not in kept_names]
-
         apply_norm_policy(self.model, norm, name)
         self._measure()
         self._fixed: list[nn.Module] = list(batch_norms(self.model)) if norm == "frozen" else []
@@ -188,7 +186,9 @@ class Backbone(nn.Module):
         return self
 
     def _levels(self, images: Tensor) -> list[Tensor]:
-        return self.model.forward_intermediates(images, self._indices, norm=self._final_norm, intermediates_only=True)
+        return self.model.forward_intermediates(
+            images, indices=self._indices, norm=self._final_norm, intermediates_only=True
+        )
 
     def _measure(self) -> None:
         """Find out, with one small image, which sizes the model takes, its channels, and what its levels depend on."""

@@ -38,7 +38,8 @@ class SyncBatchNorm(_BatchNorm):
 
     def _forward_joined(self, images: Tensor) -> Tensor:
         rest = [0, *range(2, images.dim())]
-        variance, mean = torch.var_mean(images.float(), rest, correction=0)
+        wide = torch.promote_types(images.dtype, torch.float32)
+        variance, mean = torch.var_mean(images.to(wide), rest, correction=0)
         count = mean.new_full((1,), images.numel() / images.shape[1])
         counts, means, variances = distributed.gather(torch.cat([count, mean, variance])[None]).split(
             [1, len(mean), len(mean)], dim=1

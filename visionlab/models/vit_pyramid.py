@@ -41,8 +41,8 @@ class SimpleFeaturePyramid(nn.Module):
         extra_levels: int = 1,
     ) -> None:
         super().__init__()
-        wanted = level_strides or [4, 8, 16, 32]
-        if wanted != sorted(set(wanted)):
+        wanted = [4, 8, 16, 32] if level_strides is None else level_strides
+        if not wanted or wanted != sorted(set(wanted)):
             raise ValueError(f"level_strides expects ascending strides, got {wanted}")
         self.levels = nn.ModuleList(_level(in_channels[-1], channels, strides[-1], stride) for stride in wanted)
         self.strides = [*wanted, *(wanted[-1] * 2 ** (i + 1) for i in range(extra_levels))]

@@ -1,0 +1,259 @@
+"""Backbone weights in files: written in timm's names with how they came about, read from anywhere and accounted for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import pickle
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from visionlab.models.backbone import Backbone, Normalization
+from visionlab.models.tensor_file import read_tensors, write_tensors
+
+KIND = "visionlab backbone"
+# BatchNorm counts its batches; files from before that lack the counter, and nothing is computed from it.
+_COUNTER = "num_batches_tracked"
+_STATISTICS = ("running_mean", "running_var", _COUNTER)
+
+
+@dataclass
+class TransferReport:
+    """What became of every tensor of a file and of a backbone when one was loaded into the other.
+
+    Args:
+        source: the file, or ``timm``.
+        prefix: what stood before timm's names in the file and was taken off.
+        matched: names loaded.
+        resized: those of them that are position embeddings, interpolated to the backbone's grid.
+        missing: names of the backbone that the file does not have; they keep their values.
+        mismatched: names both have, in different shapes, with both shapes; they keep their values.
+        expected: names the file has and the backbone does without: classifier, head, BatchNorm statistics where the
+            backbone has GroupNorm, batch counters.
+        unexpected: all other names of the file, left aside too.
+        tensors: share of the backbone's tensors that were loaded, in [0, 1].
+        elements: share of the backbone's numbers that were loaded, in [0, 1].
+        notes: what else happened, in words.
+    """
+
+    source: str
+    prefix: str = ""
+    matched: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    tensors: float = 0.0
+    elements: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        total = len(self.matched) + len(self.missing) + len(self.mismatched)
+        parts = [
+            f"matched {len(self.matched)} of {total} tensors ({self.tensors:.1%}; {self.elements:.1%} of the elements)",
+            f"missing {_some(self.missing)}",
+            f"of another shape {_some(self.mismatched)}",
+            f"unexpected {_some(self.unexpected)}",
+            f"not needed {_some(self.expected)}",
+            *self.notes,
+        ]
+        return f"{self.source}: " + "; ".join(parts)
+
+
+def save_backbone(backbone: Backbone, path: str | Path, *, provenance: Mapping[str, Any]) -> None:
+    """Write a backbone's weights, in the names of ``timm.create_model(name, num_classes=0)``, and their origin.
+
+    Args:
+        backbone: what to write.
+        path: the safetensors file, replaced in one step; its folder must exist.
+        provenance: how the weights came about, plain JSON: ``method``, ``steps``, ``images`` (how many) and the like.
+    """
+    tensors = backbone.model.state_dict()
+    description = {
+        "name": backbone.name,
+        "normalization": {"mean": backbone.normalization.mean, "std": backbone.normalization.std},
+        "norm": backbone.norm,
+        "settings": backbone.settings,
+        "absent": [name for name in backbone.timm_names if name not in tensors],
+    }
+    taken = description.keys() & provenance.keys()
+    if taken:
+        raise ValueError(f"{path}: provenance '{min(taken)}' is said by the backbone itself")
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in provenance.items()}
+    texts |= {key: value if isinstance(value, str) else json.dumps(value) for key, value in description.items()}
+    write_tensors(tensors, path, KIND, texts)
+
+
+def load_weights(backbone: Backbone, path: str | Path, *, min_matched: float = 0.95) -> TransferReport:
+    """Load weights into a backbone, or refuse and change nothing.
+
+    Takes what ``save_backbone`` wrote, and files of timm, torchvision and others (``.safetensors``, ``.pth``) in
+    timm's names: a prefix before the names (``module.``, ``backbone.``, ``module.encoder_q.``) and a dictionary around
+    them (``state_dict``, ``model``, ``teacher``) are found by what fits best.
+
+    Args:
+        backbone: what to load into.
+        path: the file, or ``timm`` for the weights that timm offers for this model, which timm downloads.
+        min_matched: the least share of the backbone's tensors, and of its elements, that must be loaded, in [0, 1].
+
+    Returns:
+        What became of every tensor; its text is one line to print.
+
+    Raises:
+        ValueError: too little fits, the file is for another model or cannot be read without running code from it.
+    """
+    if not 0 <= min_matched <= 1:
+        raise ValueError(f"min_matched expects a share in [0, 1], got {min_matched}")
+    wanted = backbone.model.state_dict()
+    candidates, description = _read(backbone, path)
+    _check_origin(backbone, path, description)
+    label, prefix, tensors = _best_candidate(candidates, wanted)
+    report, loaded = _compare(backbone, tensors, wanted)
+    report.source, report.prefix = str(path), prefix
+    if prefix or label:
+        report.notes.append(f"names taken from '{label}{prefix}'")
+    if min(report.tensors, report.elements) < min_matched:
+        raise ValueError(f"{report}; expected at least {min_matched:.0%} matched for {backbone.name}")
+    backbone.model.load_state_dict(loaded, strict=False)
+    report.notes.append(_take_normalization(backbone, description))
+    return report
+
+
+def _compare(
+    backbone: Backbone, tensors: dict[str, Tensor], wanted: dict[str, Tensor]
+) -> tuple[TransferReport, dict[str, Tensor]]:
+    """Sort all names of file and backbone; also return what to load."""
+    report, loaded = TransferReport(""), {}
+    for name, value in wanted.items():
+        if name not in tensors:
+            if not name.endswith(_COUNTER):
+                report.missing.append(name)
+            continue
+        given = tensors[name]
+        if given.shape != value.shape and name.endswith("pos_embed"):
+            given = _resize_positions(backbone.model, given, value)
+            if given.shape == value.shape:
+                report.resized.append(name)
+        if given.shape != value.shape:
+            report.mismatched.append(f"{name} {tuple(given.shape)} for {tuple(value.shape)}")
+            continue
+        loaded[name] = given
+        if not name.endswith(_COUNTER):
+            report.matched.append(name)
+    for name in tensors.keys() - wanted.keys():
+        (report.expected if _is_expected(backbone, name) else report.unexpected).append(name)
+    report.expected.sort()
+    report.unexpected.sort()
+    if report.resized:
+        report.notes.append(f"interpolated {_some(report.resized)}")
+    elements = sum(value.numel() for name, value in wanted.items() if not name.endswith(_COUNTER))
+    report.tensors = len(report.matched) / (len(report.matched) + len(report.missing) + len(report.mismatched))
+    report.elements = sum(wanted[name].numel() for name in report.matched) / elements
+    return report, loaded
+
+
+def _is_expected(backbone: Backbone, name: str) -> bool:
+    classifier = backbone.model.pretrained_cfg.get("classifier") or ()
+    heads = ("fc", "head", "classifier", *([classifier] if isinstance(classifier, str) else classifier))
+    if name in backbone.timm_names:
+        return True
+    if name.split(".")[0] in heads or any(name.startswith(f"{head}.") for head in heads):
+        return True
+    return backbone.norm == "group" and name.endswith(_STATISTICS)
+
+
+def _resize_positions(model: Any, given: Tensor, value: Tensor) -> Tensor:
+    """Interpolate a position embedding of a square grid to the model's; return it as it is where that cannot be."""
+    prefix = 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 0)
+    if given.dim() != 3 or value.dim() != 3 or given.shape[2] != value.shape[2]:
+        return given
+    side = math.isqrt(max(given.shape[1] - prefix, 0))
+    if side == 0 or side**2 + prefix != given.shape[1]:
+        return given
+    return resample_abs_pos_embed(given, list(model.patch_embed.grid_size), [side, side], prefix)
+
+
+def _read(backbone: Backbone, path: str | Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Return what a file holds, a dictionary that may hold dictionaries of tensors, and its description."""
+    if str(path) == "timm":
+        try:
+            return timm.create_model(backbone.name, pretrained=True, num_classes=0).state_dict(), {}
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ValueError(f"timm gives no weights for {backbone.name}: {_one_line(error)}") from error
+    if Path(path).suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # many training scripts keep their arguments so
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, LookupError, ValueError) as error:
+        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ValueError(f"{path}: expected tensors only, it holds {code[1]}, which would run code") from error
+        raise ValueError(
+            f"{path}: expected a file of weights, it cannot be read as one ({_one_line(error)})"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: expected a dictionary of tensors, got {type(content).__name__}")
+    return content, {}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _check_origin(backbone: Backbone, path: str | Path, description: Mapping[str, str]) -> None:
+    if description.get("kind") != KIND:
+        return
+    name = description["name"]
+    if name.split(".")[0] != backbone.name.split(".")[0]:
+        raise ValueError(f"{path}: holds weights of {name}, expected those of {backbone.name}")
+    if description["norm"] == "group" != backbone.norm:
+        raise ValueError(f"{path}: was trained with norm: group, expected norm: {backbone.norm}; set norm: group")
+
+
+def _best_candidate(content: Mapping[str, Any], names: Collection[str]) -> tuple[str, str, dict[str, Tensor]]:
+    """Return of all dictionaries of tensors the one that fits best: where it lay, its prefix, tensors without it."""
+    best: tuple[int, str, str, dict[str, Tensor]] = (-1, "", "", {})
+    for label, tensors in _dictionaries(content, ""):
+        votes: Counter[str] = Counter()
+        for key in tensors:
+            parts = key.split(".")
+            for start in range(len(parts)):
+                if ".".join(parts[start:]) in names:
+                    votes["".join(f"{part}." for part in parts[:start])] += 1
+        prefix, count = max(votes.items(), key=lambda item: item[1], default=("", 0))
+        if count > best[0]:
+            best = (count, label, prefix, {key.removeprefix(prefix): value for key, value in tensors.items()})
+    return best[1:]
+
+
+def _dictionaries(content: Mapping[str, Any], label: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    yield label, {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and all(isinstance(inner, str) for inner in value):
+            yield from _dictionaries(value, f"{label}{key}: ")
+
+
+def _take_normalization(backbone: Backbone, description: Mapping[str, str]) -> str:
+    own = backbone.normalization
+    if not description.get("kind", "").startswith("visionlab "):
+        return f"input normalization {own.mean}, {own.std} kept, the source names none"
+    given = Normalization(**json.loads(description["normalization"]))
+    backbone.normalization = given
+    verb = "as before" if given == own else "taken over with the weights"
+    return f"input normalization {given.mean}, {given.std} {verb}"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"{len(names)} ({shown})" if names else "0"
