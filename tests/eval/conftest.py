@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,15 @@ seed: 0
 def generated_truth(count=6):
     rng = np.random.default_rng(0)
     names = ["worm", "beetle", "leaf <b>&amp;</b>", "never seen"]
-    boxes = [(image, rng.integers(0, 3), *rng.uniform(2, 60, 2), *rng.uniform(12, 60, 2)) for image in range(1, count + 1) for _ in range(4)]
+    boxes = [
+        (image, rng.integers(0, 3), *rng.uniform(2, 60, 2), *rng.uniform(12, 60, 2))
+        for image in range(1, count + 1)
+        for _ in range(4)
+    ]
     return {
-        "images": [{"id": image, "file_name": f"{image}.jpg", "height": 120, "width": 128} for image in range(1, count + 1)],
+        "images": [
+            {"id": image, "file_name": f"{image}.jpg", "height": 120, "width": 128} for image in range(1, count + 1)
+        ],
         "categories": [{"id": 10 * (label + 1), "name": name} for label, name in enumerate(names)],
         "annotations": [
             {"id": i + 1, "image_id": image, "category_id": 10 * (int(label) + 1), "bbox": [x, y, w, h], "area": w * h}
@@ -57,7 +64,9 @@ def pixels_of(truth, root):
         else:
             rng = np.random.default_rng(image["id"])
             coarse = rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)
-            yield np.asarray(Image.fromarray(coarse).resize((image["width"], image["height"]), Image.Resampling.BICUBIC))
+            yield np.asarray(
+                Image.fromarray(coarse).resize((image["width"], image["height"]), Image.Resampling.BICUBIC)
+            )
 
 
 def found_in(truth, quality, seed):
@@ -172,16 +181,32 @@ def pictures_root():
     return Path(folder) / "coco_mini" if folder else None
 
 
-@pytest.fixture
-def detect_run(tmp_path, pictures_root):
-    return write_detect_run(tmp_path / "detect_run", real=pictures_root)
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory, pictures_root):
+    """One run folder of each kind; the fixtures below give each test its own copy."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_detect_run(folder / "detect_run", real=pictures_root)
+    write_detect_run(folder / "generated_run")
+    write_detect_run(folder / "weak_run", quality=0.4)
+    write_pretrain_run(folder / "pretrain_run", real=pictures_root)
+    return folder
 
 
 @pytest.fixture
-def generated_run(tmp_path):
-    return write_detect_run(tmp_path / "generated_run")
+def detect_run(runs, tmp_path):
+    return shutil.copytree(runs / "detect_run", tmp_path / "detect_run")
 
 
 @pytest.fixture
-def pretrain_run(tmp_path, pictures_root):
-    return write_pretrain_run(tmp_path / "pretrain_run", real=pictures_root)
+def generated_run(runs, tmp_path):
+    return shutil.copytree(runs / "generated_run", tmp_path / "generated_run")
+
+
+@pytest.fixture
+def weak_run(runs, tmp_path):
+    return shutil.copytree(runs / "weak_run", tmp_path / "weak_run")
+
+
+@pytest.fixture
+def pretrain_run(runs, tmp_path):
+    return shutil.copytree(runs / "pretrain_run", tmp_path / "pretrain_run")

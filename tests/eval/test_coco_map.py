@@ -82,7 +82,8 @@ def test_equals_raw_pycocotools_on_real_ground_truth(test_data, backend, dataset
 
     assert (truth, rows) == before
     assert capsys.readouterr().out == ""
-    assert metrics.AP > 0.05 and len(rows) > 50
+    assert metrics.AP > 0.05
+    assert len(rows) > 50
     for name, expected in zip(COCO_ORDER, evaluation.stats, strict=True):
         assert metrics.summary()[name] == pytest.approx(expected, abs=1e-12), name
     precision = evaluation.eval["precision"]
@@ -165,7 +166,8 @@ def test_nothing_to_find_is_undefined(backend, crowd):
     truth["annotations"] = [{**a, "iscrowd": 1} for a in truth["annotations"]] if crowd else []
     metrics = coco_metrics(truth, [result(3, 7, [1, 1, 9, 9], 0.5)], backend=backend)
     assert set(metrics.summary().values()) == {None}
-    assert set(metrics.per_class.values()) == {None} and len(metrics.per_class) == 3
+    assert set(metrics.per_class.values()) == {None}
+    assert len(metrics.per_class) == 3
     assert metrics.precision == {}
 
 
@@ -183,8 +185,8 @@ def test_only_the_best_detections_count(backend):
     truth = small_truth()
     hits = [result(a["image_id"], a["category_id"], a["bbox"], 0.1) for a in truth["annotations"]]
     clutter = [result(3, 7, [80, 1, 3, 3], 0.9)] * 20
-    assert coco_metrics(truth, hits + clutter, backend=backend, max_detections=20).AR == pytest.approx(0.75)
-    assert coco_metrics(truth, hits + clutter, backend=backend, max_detections=21).AR == pytest.approx(1)
+    assert pytest.approx(0.75) == coco_metrics(truth, hits + clutter, backend=backend, max_detections=20).AR
+    assert pytest.approx(1) == coco_metrics(truth, hits + clutter, backend=backend, max_detections=21).AR
 
 
 def test_json_round_trip(backend):
@@ -208,7 +210,8 @@ def test_bad_results_are_named(change, message):
     good = result(3, 7, [1, 2, 3, 4], 0.5)
     with pytest.raises(ValueError, match=message) as error:
         coco_metrics(small_truth(), [good, {**good, **change}])
-    assert "result 1" in str(error.value) and "\n" not in str(error.value)
+    assert "result 1" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_bad_settings_are_named():

@@ -34,7 +34,8 @@ def test_rows_are_in_pixels_of_the_original_image():
     found = detections([[10, 10, 30, 30], [0, 0, 60, 50]], [1, 0])
     rows = to_results(found, 7, (50, 60), (100, 240), [10, 20])
     assert rows[0] == {"image_id": 7, "category_id": 20, "bbox": [40, 20, 80, 40], "score": pytest.approx(0.9)}
-    assert rows[1]["bbox"] == [0, 0, 240, 100] and rows[1]["category_id"] == 10
+    assert rows[1]["bbox"] == [0, 0, 240, 100]
+    assert rows[1]["category_id"] == 10
     assert torch.equal(found.boxes[0], torch.tensor([10.0, 10, 30, 30]))
 
 

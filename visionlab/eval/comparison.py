@@ -30,7 +30,7 @@ def write_comparison(
     description: Sequence[str] = (),
     summary: Sequence[Mapping[str, Any]] = (),
     baseline: str | None = None,
-    max_pictures: int = 8,
+    max_pictures: int = 6,
 ) -> Path:
     """Write one report that compares the last evaluations of several runs, and a ``.json`` of the same name.
 
@@ -85,7 +85,7 @@ def write_comparison(
 def _compared_precision(records: Mapping[str, RunRecord], baseline: str) -> dict[str, Any]:
     finals = {label: record.final for label, record in records.items() if record.final}
     if not finals:
-        return {"ap_rows": [], "ap_plots": []}
+        return dict.fromkeys(("ap_header", "ap_rows", "ap_note", "ap_plots"))
     reference = finals.get(baseline)
     others = [label for label in finals if label != baseline] if reference else []
     rows = []

@@ -103,8 +103,7 @@ def draw_comparison(
 
 def side_by_side(images: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
     """Return pictures in one row, each under its title."""
-    height = max(image.shape[0] for image in images)
-    font_size = max(13, round(height / 26))
+    font_size = max(14, round(max(max(image.shape) for image in images) / 36))
     font = ImageFont.load_default(font_size)
     bar = round(font_size * 1.7)
     row = picture_grid(images, columns=len(images), gap=bar // 4)

@@ -123,10 +123,10 @@ def _thin(line: Line, most: int = 1000) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Return the mean of the last ``width`` values at each place (of as many as there are at the start)."""
+    """Return the mean of the ``width`` values around each place (of as many as there are near the ends)."""
     total = np.cumsum(np.insert(values, 0, 0.0))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - width, 0)
+    places = np.arange(len(values))
+    starts, ends = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))
     return (total[ends] - total[starts]) / (ends - starts)
 
 

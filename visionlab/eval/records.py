@@ -152,12 +152,12 @@ def _read_metrics(record: RunRecord) -> None:
     """Read the log; where a resumed run went back some steps, what it logged later replaces what it logged before."""
     rows: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(_read_text(record, "metrics.jsonl").splitlines(), start=1):
-        row = _parse(record, f"metrics.jsonl, line {number},", line) if line.strip() else {}
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            if isinstance(row, dict) and row:
+        row = _parse(record, f"metrics.jsonl, line {number},", line) if line.strip() else None
+        step = row.get("step") if isinstance(row, dict) else None
+        if not isinstance(row, dict) or not isinstance(step, int):
+            if row is not None:
                 record.notes.append(f"metrics.jsonl, line {number}, has no step")
             continue
-        step = row["step"]
         while rows and next(reversed(rows)) > step:
             rows.popitem()
         for kind in ("warning", "error"):

@@ -26,7 +26,7 @@ from visionlab.eval.plots import Line, line_plot
 from visionlab.eval.records import RunRecord, read_run
 
 
-def write_report(run_folder: str | os.PathLike[str], *, max_pictures: int = 12) -> Path:
+def write_report(run_folder: str | os.PathLike[str], *, max_pictures: int = 8) -> Path:
     """Write ``report.html``, one self-contained file, and ``report.json`` into a run folder.
 
     A run in progress can be reported too: where something is missing, its section says so.
@@ -58,7 +58,7 @@ def write_report(run_folder: str | os.PathLike[str], *, max_pictures: int = 12) 
         "views": embed_pictures(record, record.views),
         "meter_plots": _meter_plots(record),
         "training_plots": _training_plots(record),
-        "environment": _flatten(record.environment),
+        "environment": _facts(record.environment),
         "config": record.config,
         "notes": record.notes,
         "source": "the run folder",
@@ -87,7 +87,7 @@ def _tiles(record: RunRecord) -> list[tuple[str, str]]:
         pairs += [(name, format_score(getattr(record.final, name))) for name in ("AP", "AP50", "AP75")]
     for key, name in (
         ("loss", "last loss"),
-        ("meters/accuracy", "accuracy of the pretext task"),
+        ("meters/accuracy", "pretext accuracy"),
         ("meters/embedding_std", "embedding std"),
         ("meters/effective_rank", "effective rank"),
     ):
@@ -96,13 +96,15 @@ def _tiles(record: RunRecord) -> list[tuple[str, str]]:
             pairs.append((name, f"{values[-1]:.3g}"))
     speed = record.series("images_per_second")[1]
     if speed:
-        pairs.append(("images per second, median", f"{median(speed):.3g}"))
-    return [*pairs, ("time", format_duration(record.seconds))]
+        pairs.append(("images/s, median", f"{median(speed):.3g}"))
+    if record.seconds is not None:
+        pairs.append(("time", format_duration(record.seconds)))
+    return pairs
 
 
 def _average_precision(record: RunRecord) -> dict[str, Any]:
     if not record.final or record.best_step is None:
-        return {"ap_rows": [], "ap_plots": []}
+        return dict.fromkeys(("ap_header", "ap_rows", "ap_note", "ap_plots"))
     last, best = max(record.evaluations), record.best_step
     columns = {f"last, step {last:,}": record.final}
     if best != last:
@@ -151,13 +153,13 @@ def _smooth_plot(record: RunRecord, key: str, y_label: str) -> Markup:
     return line_plot(lines, x_label="step", y_label=y_label, y_min=0, smooth=True)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            pairs += _flatten(value, f"{prefix}{name} ")
-        elif isinstance(value, list):
-            pairs.append((prefix + name, shlex.join(map(str, value))))
-        else:
-            pairs.append((prefix + name, "–" if value is None else str(value)))
-    return pairs
+def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name.replace("_", " "), _fact(value)) for name, value in values.items()]
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_fact(item)}" for name, item in value.items())
+    if isinstance(value, list):  # a command line
+        return shlex.join(map(str, value))
+    return "–" if value is None else str(value)
