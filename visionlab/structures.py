@@ -35,7 +35,7 @@ class _Movable:
                 return [convert(item) for item in value]
             return value
 
-        return replace(self, **{f.name: convert(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
+        return replace(self, **{f.name: convert(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var, arg-type]
 
 
 @dataclass

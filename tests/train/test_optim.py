@@ -51,7 +51,7 @@ def test_factors_reach_submodules_and_frozen_parameters_are_left_out(build):
 
 
 @pytest.mark.parametrize(
-    "build, plain, settings",
+    ("build", "plain", "settings"),
     [
         (sgd, torch.optim.SGD, {"momentum": 0.8, "weight_decay": 0.01, "nesterov": True}),
         (adamw, torch.optim.AdamW, {"betas": (0.8, 0.95), "weight_decay": 0.01}),

@@ -26,7 +26,7 @@ def warmed_cosine(optimizer):
 
 
 @pytest.mark.parametrize(
-    "ours, theirs",
+    ("ours", "theirs"),
     [
         (constant(50), lambda o: lr_scheduler.ConstantLR(o, factor=1.0)),
         (
@@ -44,14 +44,15 @@ def test_factors_are_those_of_torch(ours, theirs):
 
 def test_closed_forms():
     assert cosine(100)(50) == pytest.approx(0.5)
-    assert cosine(100)(100) == 0 and cosine(100)(500) == 0
+    assert cosine(100)(100) == 0
+    assert cosine(100)(500) == 0
     assert cosine(110, warmup_steps=10)(35) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
     factor = multistep(100, milestones=[50], warmup_steps=4)
     assert [factor(step) for step in (0, 1, 2, 4, 49, 50)] == pytest.approx([0, 0.25, 0.5, 1, 1, 0.1])
 
 
 @pytest.mark.parametrize(
-    "name, settings, message",
+    ("name", "settings", "message"),
     [
         ("constant", {"warmup_steps": 10}, "warmup_steps must be in"),
         ("cosine", {"warmup_factor": 0.1}, "no effect without warmup_steps"),

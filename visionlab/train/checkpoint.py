@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,7 +88,7 @@ class Checkpoints:
         notes: list[str] = []
         for path in files:
             try:
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = _read(path)
             except Exception as error:  # a damaged zip or pickle can raise nearly anything
                 notes.append(f"{path} is damaged ({_first_line(error)}); falling back to the checkpoint before it")
                 continue
@@ -161,6 +162,13 @@ def _write(content: dict[str, Any], path: Path) -> None:
         os.fsync(folder)  # the new name, too, must survive a power cut
     finally:
         os.close(folder)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        if entry := archive.testzip():  # torch.load does not look at the checksums
+            raise ValueError(f"wrong checksum of {entry}")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _first_line(error: Exception) -> str:

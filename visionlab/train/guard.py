@@ -30,7 +30,7 @@ class NonFiniteError(FloatingPointError):
         self.step, self.name, self.files = step, name, files
 
 
-class Interrupted(RuntimeError):  # noqa: N818  (an order that was followed, not an error)
+class Interrupted(RuntimeError):
     """A signal asked the run to stop, and it has, with a checkpoint.
 
     Attributes:

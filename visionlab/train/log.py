@@ -14,7 +14,8 @@ from time import perf_counter
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 from torch import Tensor
 
 from visionlab import distributed
@@ -192,10 +193,10 @@ class _Display:
     def __init__(self, steps: int, console: Console) -> None:
         self._steps = steps
         self._console = console
+        bar = [BarColumn(bar_width=20)] if console.width >= 110 else []
         self._bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
+            TextColumn("{task.completed}/{task.total}"),
+            *bar,
             TextColumn("{task.description}", markup=False),
             console=console,
             auto_refresh=False,  # a thread that refreshes and workers that fork do not go together
@@ -223,7 +224,7 @@ class _Display:
         step, now = row["step"], perf_counter()
         left = (now - self._start) / max(1, step - self._first) * (self._steps - step)
         text = (
-            f"loss {row['loss']:.4g}  lr {row['lr']:.3g}  {row['images_per_second']:.3g} images/s  "
+            f"loss {row['loss']:.4g}  lr {row['lr']:.3g}  {row['images_per_second']:.1f} images/s  "
             f"data wait {row['data_wait']:.0%}  {timedelta(seconds=round(left))} left"
         )
         if self._bar.tasks:
@@ -232,8 +233,8 @@ class _Display:
             self._drawn = now
             self.line(f"step {step}/{self._steps}  {text}")
 
-    def line(self, text: str, style: str | None = None) -> None:
-        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    def line(self, text: str, style: str = "") -> None:
+        self._console.print(Text(text, style), soft_wrap=True)
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -21,6 +21,7 @@ from visionlab.train.log import Log
 from visionlab.train.schedule import Schedule
 from visionlab.train.task import Task
 
+LOOK_EVERY = {"cpu": 1}  # steps between two looks at the losses; elsewhere 10, because a look waits for the device
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -106,7 +107,7 @@ def train(
     replica = distributed.replicate(task, device)
     replica.train()
 
-    with log.opened(start), Guard(look_every=1 if device.type == "cpu" else 10) as guard:
+    with log.opened(start), Guard(LOOK_EVERY.get(device.type, 10)) as guard:
         for note in notes:
             log.warn(note)
         stream = batches(start * accumulate)
@@ -125,9 +126,9 @@ def train(
                 with nullcontext() if micro == accumulate - 1 else distributed.unsynced(replica):
                     with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
                         losses = replica(batch)
+                    names = names or list(losses)
+                    collected.append(_values(losses, names))
                     scaler.scale(sum(losses.values()) / accumulate).backward()
-                names = names or list(losses)
-                collected.append(_values(losses, names))
                 files += batch.files
                 images += len(batch) * distributed.world_size()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable
@@ -76,7 +77,7 @@ def multistep(
     if gamma <= 0:
         raise ValueError(f"gamma must be above 0, got {gamma}")
     edges = [warmup_steps - 1, *milestones, steps]
-    if not milestones or any(low >= high for low, high in zip(edges, edges[1:], strict=False)) or milestones[0] < 1:
+    if not milestones or any(low >= high for low, high in itertools.pairwise(edges)) or milestones[0] < 1:
         raise ValueError(
             f"milestones must rise, begin after 0 and the warmup ({warmup_steps}) and end before steps ({steps}), "
             f"got {milestones}"
