@@ -5,34 +5,48 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent
-
-
-def folder() -> Path:
-    """Return where the shipped configs lie: in the package, or beside it in a checkout."""
-    for place in (PACKAGE / "configs", PACKAGE.parent / "configs"):
-        if place.is_dir():
-            return place
-    raise FileNotFoundError(f"{PACKAGE}: expected the shipped configs in it, the installation is incomplete")
+_PACKAGE = Path(__file__).parent.parent
+FOLDER = next((f for f in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if f.is_dir()), _PACKAGE / "configs")
+"""Inside the package where it is installed, beside it in a checkout."""
 
 
 def shipped(name: str) -> Path:
-    """Return the path of one shipped config, for example ``quickstart/detect.yaml``."""
-    return folder() / name
+    """Return the path of a shipped config.
 
-
-def copy_configs(target: Path) -> list[Path]:
-    """Copy all shipped configs into a folder and return the copies.
+    Args:
+        name: its path below ``configs/``, for example ``quickstart/detect.yaml``.
 
     Raises:
-        FileExistsError: one of them is there already; nothing is copied then.
+        ValueError: there is none of that name.
     """
-    sources = sorted(folder().rglob("*.yaml"))
-    copies = [target / source.relative_to(folder()) for source in sources]
-    for copy in copies:
-        if copy.exists():
-            raise FileExistsError(f"{copy}: expected no file there, got one; name another folder")
-    for source, copy in zip(sources, copies, strict=True):
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copy)
-    return copies
+    path = FOLDER / name
+    if not path.is_file():
+        raise ValueError(f"no shipped config {name}, expected one of {', '.join(shipped_names())}")
+    return path
+
+
+def shipped_names() -> list[str]:
+    """Return the names of all shipped configs."""
+    return sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml"))
+
+
+def copy_configs(folder: str | Path) -> list[Path]:
+    """Copy the shipped configs.
+
+    Args:
+        folder: where to; made if it is not there. Files that are there already are not written over.
+
+    Returns:
+        The paths of the copies.
+
+    Raises:
+        ValueError: a file of that name is there, with another content.
+    """
+    copies = {shipped(name): Path(folder, name) for name in shipped_names()}
+    for source, target in copies.items():
+        if target.exists() and target.read_bytes() != source.read_bytes():
+            raise ValueError(f"{target} is there and differs from the shipped config; choose another folder")
+    for source, target in copies.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    return list(copies.values())

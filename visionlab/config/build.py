@@ -1,0 +1,100 @@
+"""Sections in, live objects out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.optim import Optimizer
+
+from visionlab.config.data import LabelledData
+from visionlab.config.schema import Common, Detect, Pretrain
+from visionlab.data.loader import DetectionSamples, EvalLoader, TrainLoader, ViewSamples
+from visionlab.data.problems import Problem
+from visionlab.data.transforms import EvaluationResize
+from visionlab.data.views import Views
+from visionlab.eval.detection import DetectionEvaluator
+from visionlab.models.detector import build_detector
+from visionlab.models.two_stage_detector import TwoStageDetector
+from visionlab.train.checkpoint import Checkpoints
+from visionlab.train.log import Log
+from visionlab.train.schedule import Schedule
+from visionlab.train.task import Task
+
+
+def training(run: Common, task: Task, folder: Path, fingerprint: str) -> tuple[Optimizer, Schedule, Log, Checkpoints]:
+    """Build what the loop needs besides a task and batches.
+
+    Args:
+        run: of any kind.
+        task: what learns.
+        folder: the run folder.
+        fingerprint: a text that changes with every setting that changes the run.
+    """
+    steps = run.train.steps
+    return (
+        run.optimizer.build(task),
+        run.schedule.build(steps),
+        run.log.build(folder, steps),
+        run.checkpoints.build(folder / "checkpoints", fingerprint),
+    )
+
+
+def unlabelled_loader(run: Pretrain, views: Views, device: torch.device) -> tuple[TrainLoader, list[Problem]]:
+    """Find the images of a pretraining run; also return what is wrong with them."""
+    data = run.data.build()
+    return run.loader.build(ViewSamples(data, views), run.seed, device.type == "cuda"), data.problems
+
+
+def labelled_data(run: Detect, folder: Path) -> LabelledData:
+    """Read the labelled images of a detector's run; a split is written to the run folder."""
+    return run.data.build(folder)
+
+
+def labelled_loader(run: Detect, data: LabelledData, device: torch.device) -> tuple[TrainLoader, list[Problem]]:
+    """Return the batches to train a detector on, and what is wrong with the images and labels."""
+    samples = DetectionSamples(data.train, run.transform.build())
+    return run.loader.build(samples, run.seed, device.type == "cuda"), data.train.problems
+
+
+def resize(run: Detect) -> EvaluationResize:
+    """Return how images are resized for evaluation and prediction."""
+    if run.resize is not None:
+        return run.resize.build()
+    short_sides = run.transform.short_side
+    short_side = short_sides if isinstance(short_sides, int) else max(short_sides)
+    return EvaluationResize(short_side=short_side, max_size=run.transform.max_size)
+
+
+def validation_loader(run: Detect, data: LabelledData, device: torch.device) -> EvalLoader:
+    """Return the batches of the validation images, which ``data`` must have."""
+    assert data.val is not None
+    samples = DetectionSamples(data.val, resize(run))
+    return EvalLoader(samples, device.type == "cuda", **run.loader.settings())
+
+
+def evaluator(run: Detect, data: LabelledData, classes: list[str]) -> DetectionEvaluator:
+    """Return what measures detections in the validation images, which ``data`` must have.
+
+    Args:
+        run: of a detector.
+        data: the labelled images.
+        classes: the detector's, in the order of its labels; the images' categories are found by name.
+
+    Raises:
+        ValueError: the images have no category of such a name.
+    """
+    assert data.val is not None
+    category_ids = dict(zip(data.val.classes, data.val.category_ids, strict=True))
+    missing = [name for name in classes if name not in category_ids]
+    if missing:
+        raise ValueError(
+            f"data: expected a category {missing[0]!r}, as the detector has, got {', '.join(category_ids)}"
+        )
+    return run.evaluate.build(data.val.ground_truth, [category_ids[name] for name in classes])
+
+
+def detector(run: Detect, classes: list[str]) -> TwoStageDetector:
+    """Build a detector with random weights."""
+    parts = {name: getattr(run, name).model_dump() for name in ("backbone", "neck", "rpn", "head")}
+    return build_detector(classes, **parts)

@@ -1,0 +1,189 @@
+"""What is wrong with a config, in sentences: where, what, expected, got."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from visionlab.config.part import From
+
+Keys = tuple[str | int, ...]
+
+_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "null", Any: "any value"}
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length >=", "max_length": "length <="}
+
+
+def explain(error: ValidationError, kind: Any, data: Any) -> Iterator[tuple[Keys, str]]:
+    """Say what pydantic found wrong.
+
+    Args:
+        error: what validation of ``data`` raised.
+        kind: the type that ``data`` was validated as.
+        data: what the config says.
+
+    Yields:
+        The keys that lead to a fault, and the fault; one for each place, however many alternatives failed there.
+    """
+    found = (_explain(item["type"], item["loc"], kind, data) for item in error.errors(include_url=False))
+    yield from dict.fromkeys(found)
+
+
+def _explain(fault: str, location: Keys, kind: Any, data: Any) -> tuple[Keys, str]:
+    keys, kind, value = _follow(location, kind, data)
+    if fault == "extra_forbidden":
+        allowed = [name for section in _sections(kind, value) for name in section.model_fields]
+        return (
+            *keys,
+            location[-1],
+        ), f"unknown key. {_did_you_mean(location[-1], allowed)}Keys here: {', '.join(allowed)}"
+    if fault == "missing":
+        meaning = (kind.description or "").rstrip(".") if isinstance(kind, FieldInfo) else ""
+        return keys, f"missing, expected {describe(kind)}{f' ({meaning})' if meaning else ''}"
+    if fault.startswith("union_tag"):
+        key, choices = next(iter(_tags(kind).items()))
+        if key not in value:
+            return (*keys, key), f"missing, expected one of {', '.join(choices)}"
+        return (*keys, key), _wrong_choice(value[key], choices)
+    literals = [option for kind in _options(kind) if get_origin(kind) is Literal for option in get_args(kind)]
+    if fault == "literal_error" and len(literals) > 1 and isinstance(value, str):
+        return keys, _wrong_choice(value, literals)
+    return keys, f"wrong value, expected {describe(kind)}, got {quote(value)}"
+
+
+def _wrong_choice(value: Any, choices: list[Any]) -> str:
+    expected = ", ".join(str(choice) for choice in choices)
+    return f"unknown choice, expected one of {expected}, got {quote(value)}. {_did_you_mean(value, choices)}".rstrip()
+
+
+def _did_you_mean(word: Any, choices: list[Any]) -> str:
+    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1)
+    return f'Did you mean "{close[0]}"? ' if close else ""
+
+
+def quote(value: Any) -> str:
+    """Return a value of a config as a message shows it, at most 60 characters long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def describe(kind: Any) -> str:
+    """Return what a type accepts, in the words of a config's author.
+
+    Args:
+        kind: a type, or a field of a pydantic model.
+    """
+    for key, choices in _tags(kind).items():
+        return f"a section with {key}: one of {', '.join(choices)}"
+    words = dict.fromkeys(_describe_option(option) for option in _options(kind))
+    if _WORDS[float] in words:
+        words.pop(_WORDS[int], None)
+    return " or ".join(words) + _describe_bounds(kind)
+
+
+def _describe_option(kind: Any) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return describe(arguments[0]) + _describe_bounds(kind)
+    if origin is Literal:
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(str(argument) for argument in arguments)
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return f"a list of {len(arguments)} ({', '.join(describe(argument) for argument in arguments)})"
+    if origin in (list, tuple):
+        return f"a list (each {describe(arguments[0])})"
+    if origin is dict or kind is dict:
+        return "a mapping (key: value)"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        required = [name for name, field in kind.model_fields.items() if field.is_required()]
+        return f"a section{' with ' if required else ''}{', '.join(required)}"
+    return _WORDS.get(kind, str(kind))
+
+
+def _describe_bounds(kind: Any) -> str:
+    metadata = (
+        kind.metadata if isinstance(kind, FieldInfo) else get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+    )
+    bounds = [
+        f"{sign} {getattr(item, name)}" for item in metadata for name, sign in _BOUNDS.items() if hasattr(item, name)
+    ]
+    return " " + " and ".join(bounds) if bounds else ""
+
+
+def _options(kind: Any) -> list[Any]:
+    """Return the alternatives of a type; a section that is read off constructors counts as one for each of them."""
+    metadata: Any = ()
+    if isinstance(kind, FieldInfo):
+        kind, metadata = kind.annotation, kind.metadata
+    elif get_origin(kind) is Annotated:
+        metadata = get_args(kind)[1:]
+    for item in metadata:
+        if isinstance(item, From):
+            return list(item.parts)
+    if get_origin(kind) in (Union, UnionType):
+        return [option for argument in get_args(kind) for option in _options(argument)]
+    if get_origin(kind) is Annotated and get_origin(get_args(kind)[0]) in (Union, UnionType):
+        return _options(get_args(kind)[0])
+    return [kind]
+
+
+def _tags(kind: Any) -> dict[str, list[str]]:
+    """Return the key that chooses between the sections of ``kind``, with its choices."""
+    tags: dict[str, list[str]] = {}
+    for section in _options(kind):
+        for key, tag in _tag(section).items():
+            tags.setdefault(key, []).append(tag)
+    return tags
+
+
+def _tag(section: Any) -> dict[str, str]:
+    """Return the key and value by which a section is chosen: its first field, if that can hold one value only."""
+    if not (isinstance(section, type) and issubclass(section, BaseModel) and section.model_fields):
+        return {}
+    key, field = next(iter(section.model_fields.items()))
+    values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return {key: values[0]} if len(values) == 1 and field.is_required() else {}
+
+
+def _sections(kind: Any, value: Any) -> list[type[BaseModel]]:
+    """Return the sections of ``kind`` that ``value`` chooses."""
+    sections = [option for option in _options(kind) if isinstance(option, type) and issubclass(option, BaseModel)]
+    if len(sections) > 1 and isinstance(value, Mapping):
+        return [s for s in sections if any(value.get(key) == tag for key, tag in _tag(s).items())]
+    return sections if len(sections) == 1 else []
+
+
+def _follow(location: Keys, kind: Any, value: Any) -> tuple[Keys, Any, Any]:
+    """Walk pydantic's location down the data; it also names alternatives of unions, which a config does not have.
+
+    Returns:
+        The keys that exist in the config (or are missing from it), with the type and the value there.
+    """
+    keys: Keys = ()
+    for key in location:
+        inside = _inside(kind, value, key)
+        if inside is not None:
+            kind, keys = inside, (*keys, key)
+            value = value[key] if isinstance(key, int) else value.get(key)
+        elif not any(key in _tag(section).values() for section in _sections(kind, value)):
+            break
+    return keys, kind, value
+
+
+def _inside(kind: Any, value: Any, key: str | int) -> Any:
+    """Return the type of ``value[key]``; None if ``value`` has no such place."""
+    for option in _options(kind):
+        origin, arguments = get_origin(option), get_args(option)
+        if origin in (list, tuple) and isinstance(value, list) and isinstance(key, int) and key < len(value):
+            each = origin is list or arguments[-1] is Ellipsis
+            return arguments[0] if each else arguments[key] if key < len(arguments) else None
+        if origin is dict and isinstance(value, dict) and key in value:
+            return arguments[1]
+    for section in _sections(kind, value):
+        if key in section.model_fields:
+            return section.model_fields[str(key)]
+    return None

@@ -1,0 +1,59 @@
+"""A config file and its ``key=value`` overrides, read and checked: a run, or every fault at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from visionlab.config.document import ConfigError, Document, to_yaml
+from visionlab.config.faults import explain
+from visionlab.config.schema import Run
+
+__all__ = ["ConfigError", "json_schema", "load", "show"]
+
+
+def load(path: str | Path, overrides: Iterable[str] = (), kind: Any = Run) -> Any:
+    """Read a config.
+
+    Args:
+        path: a YAML file.
+        overrides: ``path.to.key=value``, the value in YAML; the later wins.
+        kind: what the config must be.
+
+    Returns:
+        The run, frozen and checked.
+
+    Raises:
+        ConfigError: with every fault found.
+    """
+    document = Document(str(path))
+    document.read()
+    for override in overrides:
+        document.override(override)
+    run = None
+    try:
+        run = TypeAdapter(kind).validate_json(json.dumps(document.data))
+    except ValidationError as error:
+        for keys, what in explain(error, kind, document.data):
+            document.fault(keys, what)
+    # What settings mean to each other can be said only once each is right by itself.
+    if run is not None and not document.faults:
+        for key, what in run.conflicts():
+            document.fault(tuple(key.split(".")), what)
+    if document.faults:
+        raise ConfigError([str(fault) for fault in sorted(set(document.faults))])
+    return run
+
+
+def show(run: Any) -> str:
+    """Return a run as the YAML that loads to it, defaults included."""
+    return to_yaml(run.model_dump())
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of all configs, for editors."""
+    return {"title": "visionlab config", **TypeAdapter(Run).json_schema()}

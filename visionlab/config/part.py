@@ -1,0 +1,131 @@
+"""The settings of a part, read off its constructor: what stands after the star is what a config may say."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, reduce
+from operator import or_
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+
+
+class Section(BaseModel):
+    """Settings that belong together: frozen, complete, and closed to keys it does not know."""
+
+    # Strict, because a config says what it means; JSON mode lets an integer stand for a float and a list for a tuple.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Part(Section):
+    """The settings of one constructor or function."""
+
+    constructor: ClassVar[Callable[..., Any]]
+    chosen_by_name: ClassVar[bool] = False
+
+    if TYPE_CHECKING:  # which settings a part has, only its constructor knows
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def settings(self) -> dict[str, Any]:
+        """Return the keyword arguments this part is built with."""
+        return {key: value for key, value in self if not (key == "name" and self.chosen_by_name)}
+
+    def build(self, *parts: Any) -> Any:
+        """Call the constructor with the parts the program gives and the settings the config gave."""
+        return type(self).constructor(*parts, **self.settings())
+
+
+@dataclass(frozen=True, eq=False)
+class From:
+    """Says in an annotation where a section's settings come from: ``head: Annotated[Part, From(FastRCNNHead)]``.
+
+    Args:
+        source: a constructor or function, or a table of them from which the section's key ``name`` chooses.
+        without: parameters after the star that the program gives.
+    """
+
+    source: Callable[..., Any] | Mapping[str, Callable[..., Any]]
+    without: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> list[type[Part]]:
+        """The sections that may stand here."""
+        if isinstance(self.source, Mapping):
+            return [part_of(constructor, name, self.without) for name, constructor in self.source.items()]
+        return [part_of(self.source, None, self.without)]
+
+    def default(self, **settings: Any) -> Any:
+        """Return a field that holds these settings, and the defaults of the others, when the section is left out."""
+        return Field(default_factory=lambda: TypeAdapter(Annotated[Part, self]).validate_python(settings))
+
+    def __get_pydantic_core_schema__(self, source_type: Any, handler: Any) -> Any:
+        kind = reduce(or_, self.parts)  # type: ignore[arg-type]
+        chosen = isinstance(self.source, Mapping)
+        return handler.generate_schema(Annotated[kind, Field(discriminator="name")] if chosen else kind)
+
+
+@cache
+def part_of(constructor: Callable[..., Any], name: str | None = None, without: tuple[str, ...] = ()) -> type[Part]:
+    """Read the settings of a constructor or function off its keyword-only parameters.
+
+    Args:
+        constructor: a class or function; every parameter after the star is annotated.
+        name: the value of the key ``name`` that chooses this part from a table; None where there is no choice.
+        without: parameters after the star that are no settings.
+
+    Returns:
+        A pydantic model with the parameters' annotations and defaults, described by the docstring.
+
+    Raises:
+        TypeError: a parameter after the star has no annotation, or is called ``name`` where a table already is.
+    """
+    title, doc = constructor.__name__, inspect.getdoc(constructor) or ""
+    function: Any = inspect.unwrap(constructor.__init__ if inspect.isclass(constructor) else constructor)  # type: ignore[misc]
+    parameters = [
+        p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in without
+    ]
+    for parameter in parameters:
+        if parameter.annotation is parameter.empty:
+            raise TypeError(f"{title}: setting {parameter.name} has no annotation")
+        if parameter.name == "name" and name is not None:
+            raise TypeError(f'{title}: a setting cannot be called "name" in a table, where it chooses the part')
+    # Only the settings are resolved: what stands before the star may be known to type checkers alone.
+    holder = SimpleNamespace(__annotations__={p.name: p.annotation for p in parameters})
+    hints = get_type_hints(holder, globalns=function.__globals__, include_extras=True)
+    helps = argument_help(doc) | argument_help(inspect.getdoc(function) or "")
+
+    fields: dict[str, Any] = {} if name is None else {"name": (Literal[name], ...)}  # type: ignore[valid-type]
+    for parameter in parameters:
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (hints[parameter.name], Field(default, description=helps.get(parameter.name)))
+    part = create_model(title, __base__=Part, __module__=constructor.__module__, __doc__=doc.split("\n\n")[0], **fields)
+    part.constructor = staticmethod(constructor)
+    part.chosen_by_name = name is not None
+    return part
+
+
+def argument_help(doc: str) -> dict[str, str]:
+    """Return what the ``Args:`` lines of a docstring say, by argument.
+
+    Args:
+        doc: a docstring without common indentation.
+    """
+    found = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", doc, re.MULTILINE)
+    if not found:
+        return {}
+    lines = inspect.cleandoc("\n" + found[1]).split("\n")
+    helps: dict[str, str] = {}
+    names: list[str] = []
+    for line in lines:
+        start = re.match(r"(\w+(?:, \w+)*): +(.*)", line)
+        if start:
+            names = start[1].split(", ")
+            helps |= dict.fromkeys(names, start[2])
+        else:
+            helps |= {name: f"{helps[name]} {line.strip()}".strip() for name in names}
+    return helps

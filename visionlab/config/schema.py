@@ -1,0 +1,144 @@
+"""All a config may say, top to bottom.
+
+A section that is read ``From`` a constructor takes what stands after the star in its signature; from a table, the key
+``name`` chooses the constructor. Paths are relative to the folder in which the command is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from visionlab.config.data import DETECT_DATA, PRETRAIN_DATA
+from visionlab.config.part import From, Part, Section
+from visionlab.data.loader import TrainLoader
+from visionlab.data.transforms import DetectionTransform, EvaluationResize
+from visionlab.eval.detection import DetectionEvaluator
+from visionlab.models.backbone import Backbone
+from visionlab.models.detector import NECKS
+from visionlab.models.fast_rcnn_head import FastRCNNHead
+from visionlab.models.rpn import RPN
+from visionlab.pretext import PRETEXTS
+from visionlab.train.checkpoint import Checkpoints
+from visionlab.train.log import Log
+from visionlab.train.loop import train
+from visionlab.train.optim import OPTIMIZERS
+from visionlab.train.schedule import SCHEDULES
+
+MIN_MATCHED = 0.95
+
+
+class Common(Section):
+    """What every kind of run says."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    # Of the kinds of run below, named here so that they stand at their place in a resolved config.
+    task: Any
+
+    out: str
+    """The run folder. The same command on the same folder resumes the run."""
+
+    seed: int = 0
+    """From it derives all that is random in the run; which images a data section holds has seeds of its own."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
+
+    deterministic: bool = False
+    """Allow only operations that give the same bits each time; slower on a GPU."""
+
+    weights: str | None = None
+    """The file that the backbone starts from: a pretraining run's, timm's or torchvision's. Without it, random weights.
+    """
+
+    min_matched: Annotated[float, Field(ge=0, le=1)] = MIN_MATCHED
+    """The share of the backbone that must be found in ``weights``."""
+
+    data: Any
+    backbone: Annotated[Part, From(Backbone)] = From(Backbone).default()
+    train: Any
+    optimizer: Annotated[Part, From(OPTIMIZERS)]
+    schedule: Annotated[Part, From(SCHEDULES)] = From(SCHEDULES).default(name="constant")
+    loader: Annotated[Part, From(TrainLoader)]
+    checkpoints: Annotated[Part, From(Checkpoints)] = From(Checkpoints).default()
+    log: Annotated[Part, From(Log)] = From(Log).default()
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Yield the settings that have no effect or no meaning beside others, with what is wrong."""
+        if self.weights is None and self.min_matched != MIN_MATCHED:
+            yield "min_matched", "no effect without weights"
+        if self.weights is None and self.backbone.frozen_stages:
+            yield "backbone.frozen_stages", "would keep random weights, expected 0 without weights"
+        if self.device == "cpu" and self.train.precision == "fp16":
+            yield "train.precision", "expected fp32 or bf16 on the CPU, got fp16"
+        if self.train.steps < 1:
+            yield "train.steps", f"expected at least 1, got {self.train.steps}"
+        else:
+            yield from _refusal("schedule", lambda: self.schedule.build(self.train.steps))
+
+
+class Pretrain(Common):
+    """Train a backbone on unlabelled images: ``task: pretrain``."""
+
+    task: Literal["pretrain"]
+    data: Annotated[Part, From(PRETRAIN_DATA)]
+    pretext: Annotated[Part, From(PRETEXTS)]
+    train: Annotated[Part, From(train, without=("seed", "evaluate_every"))]
+
+
+class Detect(Common):
+    """Train a detector on labelled images, and evaluate it: ``task: detect``."""
+
+    task: Literal["detect"]
+    data: Annotated[Part, From(DETECT_DATA)]
+    transform: Annotated[Part, From(DetectionTransform)] = From(DetectionTransform).default()
+    resize: Annotated[Part, From(EvaluationResize)] | None = None
+    """The size for evaluation and prediction; by default the largest that ``transform`` trains with."""
+
+    neck: Annotated[Part, From(NECKS)] = From(NECKS).default(name="fpn")
+    rpn: Annotated[Part, From(RPN)] = From(RPN).default()
+    head: Annotated[Part, From(FastRCNNHead)] = From(FastRCNNHead).default()
+    train: Annotated[Part, From(train, without=("seed",))]
+    evaluate: Annotated[Part, From(DetectionEvaluator)] = From(DetectionEvaluator).default()
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().conflicts()
+        yield from _refusal("transform", self.transform.build)
+        if self.resize:
+            yield from _refusal("resize", self.resize.build)
+        if self.data.name == "coco":
+            yield from self._validation_conflicts()
+        every = self.train.evaluate_every
+        if every is not None and not 0 < every <= self.train.steps:
+            yield "train.evaluate_every", f"expected 1 to train.steps ({self.train.steps}), got {every}"
+
+    def _validation_conflicts(self) -> Iterator[tuple[str, str]]:
+        data = self.data
+        if data.val_fraction is not None and data.val_annotations is not None:
+            yield "data.val_fraction", "expected either val_fraction or val_annotations, got both"
+        if data.val_fraction is not None and not 0 < data.val_fraction < 1:
+            yield "data.val_fraction", f"expected a share between 0 and 1, got {data.val_fraction}"
+        if data.val_fraction is None and data.split_seed:
+            yield "data.split_seed", "no effect without val_fraction"
+        if data.val_annotations is None and data.val_images is not None:
+            yield "data.val_images", "no effect without val_annotations"
+        if data.val_annotations is None and data.val_fraction is None:
+            missing = "without images to evaluate on: data.val_annotations or data.val_fraction"
+            if self.train.evaluate_every is not None:
+                yield "train.evaluate_every", f"no effect {missing}"
+            if self.evaluate != type(self).model_fields["evaluate"].get_default(call_default_factory=True):
+                yield "evaluate", f"no effect {missing}"
+
+
+Run = Annotated[Pretrain | Detect, Field(discriminator="task")]
+
+
+def _refusal(section: str, build: Callable[[], Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a constructor that needs no files says against its settings."""
+    try:
+        build()
+    except ValueError as error:
+        yield section, str(error)
