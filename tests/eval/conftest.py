@@ -108,6 +108,7 @@ def training_row(step, steps, losses):
     losses = {f"losses/{name}": float(value * rng.lognormal(0, 0.12)) for name, value in losses.items()}
     rate = 0.02 * min(1, step / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
     speed = {"images_per_second": float(rng.normal(41, 2)), "data_wait": float(rng.uniform(0.01, 0.06))}
+    speed["gradient_norm"] = float(3 * rng.lognormal(0, 0.3))
     return {"step": step, "time": step * 0.39, "lr": rate, "loss": sum(losses.values()), **losses, **speed}
 
 

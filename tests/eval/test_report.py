@@ -187,6 +187,7 @@ def test_comparison(generated_run, weak_run, tmp_path):
     ap, reference = (data["runs"][label]["evaluation"]["metrics"]["AP"] for label in ("pretrained", "random <i>"))
     assert data["baseline"] == "random <i>"
     assert data["summary"] == [row]
+    assert data["runs"]["pretrained"]["folder"] == "../generated_run"
     assert f"{ap - reference:+.3f}" in page.text
     assert ap > reference
 

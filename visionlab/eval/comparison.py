@@ -68,7 +68,7 @@ def write_comparison(
         "class_rows": class_rows([record.final for record in records.values()]),
         "training_plots": _compared_training(records),
         "validation": _compared_pictures(records, max_pictures),
-        "runs": [_run_link(label, record, path.parent) for label, record in records.items()],
+        "runs": [_run_link(label, record, path) for label, record in records.items()],
         "notes": [f"{label}: {note}" for label, record in records.items() for note in record.notes],
         "source": "the run folders",
     }
@@ -77,7 +77,7 @@ def write_comparison(
         "title": title,
         "summary": [dict(row) for row in summary],
         "baseline": baseline,
-        "runs": {label: {"folder": str(runs[label]), **record.to_json()} for label, record in records.items()},
+        "runs": {label: {"folder": _beside(path, r.folder), **r.to_json()} for label, r in records.items()},
     }
     return write_page(path, "comparison.html.j2", context, data)
 
@@ -126,16 +126,21 @@ def _compared_pictures(records: Mapping[str, RunRecord], most: int) -> list[tupl
     return pictures
 
 
-def _run_link(label: str, record: RunRecord, start: Path) -> dict[str, Any]:
+def _run_link(label: str, record: RunRecord, path: Path) -> dict[str, Any]:
     report = record.folder / "report.html"
-    link = Path(os.path.relpath(report, start)).as_posix() if report.exists() else ""
+    link = _beside(path, report) if report.exists() else ""
     return {
         "label": label,
-        "folder": record.folder,
+        "folder": _beside(path, record.folder),
         "steps": record.last_step,
         "time": format_duration(record.seconds),
         "link": link,
     }
+
+
+def _beside(path: Path, other: Path) -> str:
+    """Return where ``other`` is, seen from the folder of ``path``."""
+    return Path(os.path.relpath(other, path.parent)).as_posix()
 
 
 def _difference(value: float | None, reference: float | None) -> str:

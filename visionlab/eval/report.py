@@ -129,6 +129,7 @@ def _training_plots(record: RunRecord) -> list[Plot]:
     plots = [
         ("Losses", line_plot(losses, x_label="step", y_label="loss", smooth=True)),
         ("Learning rate", line_plot([Line("", *record.series("lr"))], x_label="step", y_label="learning rate")),
+        ("Norm of the gradient", _smooth_plot(record, "gradient_norm", "L2 norm")),
         ("Throughput", _smooth_plot(record, "images_per_second", "images per second")),
         ("Waiting for data", line_plot(shares, x_label="step", y_label="share of time", y_min=0, y_max=1, smooth=True)),
     ]
