@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import cv2
@@ -20,6 +19,7 @@ from visionlab.data.folder import ImageFolder
 from visionlab.data.images import ImageError, file_problem
 from visionlab.data.problems import Policy, Problem
 from visionlab.data.sampling import Key, Sampler, shard
+from visionlab.data.transport import Fetched
 from visionlab.data.views import Views
 from visionlab.seeding import derive_seed
 from visionlab.structures import ImageBatch, Target, ViewBatch
@@ -197,26 +197,13 @@ class EvalLoader:
         return _read(self._fetcher, keys, self._workers, self._pin_memory, self.problems)
 
 
-@dataclass
-class _Fetched:
-    """What comes back from a worker: a batch, what was wrong with its images, or what stops the run."""
-
-    batch: Any = None
-    problems: Sequence[Problem] = ()
-    error: ValueError | None = None
-
-    def pin_memory(self) -> _Fetched:
-        batch = None if self.batch is None else self.batch.pin_memory()
-        return _Fetched(batch, self.problems, self.error)
-
-
 class _Fetcher:
     """Makes batches of keys; lives in the workers."""
 
     def __init__(self, samples: Samples, seed: int, replace: bool) -> None:
         self.samples, self.seed, self.replace = samples, seed, replace
 
-    def __getitems__(self, keys: list[Key]) -> _Fetched:
+    def __getitems__(self, keys: list[Key]) -> Fetched:
         problems: list[Problem] = []
         found: list[tuple[Any, int, int]] = []
         try:
@@ -224,11 +211,11 @@ class _Fetcher:
                 sample = self._load(index, derive_seed(self.seed, epoch, index), problems)
                 found += [sample] if sample else []
         except ImageError as error:  # sent as a value, since a worker's exceptions arrive wrapped in a traceback
-            return _Fetched(error=ValueError(str(error)))
+            return Fetched(error=ValueError(str(error)))
         if not found:
-            return _Fetched(None, problems)
+            return Fetched(None, problems)
         samples, indices, seeds = (list(column) for column in zip(*found, strict=True))
-        return _Fetched(self.samples.collate(samples, indices, seeds), problems)
+        return Fetched(self.samples.collate(samples, indices, seeds), problems)
 
     def _load(self, index: int, seed: int, problems: list[Problem]) -> tuple[Any, int, int] | None:
         files = self.samples.files
@@ -272,7 +259,7 @@ def _read(
             yield fetched.batch
 
 
-def _as_it_is(fetched: Any) -> _Fetched:
+def _as_it_is(fetched: Any) -> Fetched:
     return fetched
 
 
