@@ -48,6 +48,7 @@ FAULTS = {
     "negative width": (annotation(2, [50, 30, -20, 10], area=200), "negative-box", [30, 30, 50, 40], True),
     "nan": (annotation(2, [math.nan, 1, 2, 3], area=6), "invalid-box", None, False),
     "infinite": (annotation(2, [1, 1, math.inf, 3], area=6), "invalid-box", None, False),
+    "beyond all numbers": (annotation(2, [1, 1, 10**400, 3], area=6), "invalid-box", None, False),
     "null": (annotation(2, [1, None, 2, 3]), "invalid-box", None, False),
     "three numbers": (annotation(2, [1, 2, 3]), "invalid-box", None, False),
     "no box": (annotation(2, None), "invalid-box", None, False),

@@ -43,8 +43,8 @@ class CocoDataset:
     """The images of a COCO json with their boxes.
 
     Official files are read unchanged: ids with gaps, crowd regions, polygons, RLE, images without annotations. Every
-    fault is named in ``problems`` and handled by ``policy``; what each kind of fault is and how it is mended stands in
-    ``visionlab.data.problems`` and ``visionlab.data.annotations``.
+    fault is named in ``problems`` and handled by ``policy``; ``visionlab.data.problems.KINDS`` says what the faults are
+    and what ``repair`` does about each. Missing sizes, areas and iscrowd are filled in and no fault.
 
     ``ground_truth`` is the json for evaluation, and the same under every policy but for images that are left out: its
     boxes are not clipped, and a box without area counts as it does in the official evaluation.
@@ -60,8 +60,8 @@ class CocoDataset:
             every faulty annotation or image | fail with a message that names them.
         keep_empty: keep images without a box.
         limit: use this many images, a fixed choice that grows with the limit; all by default.
-        check_files: read every image's header first (about 0.2 ms each) to find missing files and wrong sizes; without
-            it such faults show when images are loaded.
+        check_files: read every image's header first (below a millisecond each) to find missing files and wrong sizes;
+            without it such faults show when images are loaded.
 
     Raises:
         ValueError: if the json is none, a class is not in it, no image remains, boxes are evidently written as corners,
@@ -105,9 +105,8 @@ class CocoDataset:
         if not chosen:
             why = summarize(self.problems) or "no image has a box of these classes"
             first = f"; the first: {self.problems[0]}" if self.problems else ""
-            raise ValueError(
-                f"{annotations} with {images}: none of {len(content['images'])} images remains: {why}{first}"
-            )
+            count = len(content["images"])
+            raise ValueError(f"{annotations} with {images}: none of {count} images remains: {why}{first}")
         if limit is not None:
             chosen = choose(chosen, limit, key=lambda image: image.entry["file_name"])
         self.records = [_record(image, self.category_ids) for image in chosen]

@@ -117,7 +117,7 @@ class CocoCheck:
                 self._note("duplicate-image-id", image, f"id {number} is listed twice with this file", "counted once")
             elif other is not None:
                 self._note(
-                    "duplicate-image-id", image, f"id {number} also belongs to {other.file}; whose are the boxes?"
+                    "duplicate-image-id", image, f"id {number} is that of {other.file} too; whose are the boxes?"
                 )
                 other.usable = False
             elif twin is not None:

@@ -33,7 +33,8 @@ class ImageFolder:
         limit: use this many images, a fixed choice that grows with the limit; all by default.
         policy: what to do with faulty files: repair | skip | fail. Under ``repair`` a damaged file gives what can be
             decoded of it.
-        check_files: read every file's header first (about 0.2 ms each); without it faults show when files are loaded.
+        check_files: read every file's header first (below a millisecond each); without it faults show when
+            files are loaded.
 
     Raises:
         ValueError: if a root or the list is missing, if there is no image, or, under the policy ``fail``, if any file

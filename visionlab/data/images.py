@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -117,7 +118,9 @@ def file_problem(file: str, error: ImageError, *, image_id: int | None = None, a
 
 
 def read_image_by_policy(path: str | os.PathLike[str], policy: Policy) -> NDArray[np.uint8]:
-    """Return ``read_image(path)``; under the policy ``repair`` also what is left of a damaged file, with a warning.
+    """Return ``read_image(path)``, under the policy ``repair`` also of a damaged file, as far as it can be decoded.
+
+    That a file is damaged stands in the log, once in each process.
 
     Raises:
         ImageError: if the file gives no pixels, or, under the policies ``skip`` and ``fail``, is damaged.
@@ -128,8 +131,13 @@ def read_image_by_policy(path: str | os.PathLike[str], policy: Policy) -> NDArra
         if policy != "repair":
             raise
         pixels = read_image(path, truncated=True)
-        log.warning("%s; the part that can be decoded is used", error)
+        _warn_once(f"{error}; the part that can be decoded is used")
         return pixels
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
 
 
 @contextmanager
@@ -187,8 +195,8 @@ def _decode_part(content: bytes) -> Image.Image:
     except Exception:
         image.tile = []  # type: ignore[attr-defined]  # pixels are decoded in place: those before the damage stand
         image.load()
-    darkest, brightest = image.convert("L").getextrema()
-    if darkest == brightest:
+    samples = np.asarray(image)
+    if samples.min() == samples.max():
         raise ImageError("the file is damaged and nothing of it can be decoded")
     return image
 

@@ -10,23 +10,24 @@ from typing import Literal
 # repair: mend what can be mended and leave out the rest; skip: leave out whatever has a fault; fail: stop, naming all.
 Policy = Literal["repair", "skip", "fail"]
 
+# What each kind of fault is, and what is done about it under ``repair``; where nothing is said, it is left out.
 KINDS = {
     "missing-file": "an image file that does not exist",
     "unreadable-file": "an image file that cannot be read",
-    "damaged-file": "an image file that can be decoded only in part",
-    "bad-image-entry": "an entry of images without a whole-number id or a file name",
-    "duplicate-image-id": "two different images under one id",
-    "duplicate-image": "one file listed as two images",
-    "image-size": "an image whose size in the json is not that of its file",
-    "duplicate-annotation-id": "an annotation whose id is missing, no whole number or taken",
+    "damaged-file": "an image file that can be decoded only in part: that part is used",
+    "bad-image-entry": "an entry of images without a whole number as id or without a file name",
+    "duplicate-image-id": "an id listed twice: counted once if the file is the same, else both images are left out",
+    "duplicate-image": "a file listed under two ids: the boxes of both are joined",
+    "image-size": "a json size unlike the file's: if EXIF swaps it and all boxes fit upright, the file's size is used",
+    "duplicate-annotation-id": "an annotation id that is missing, no whole number, or taken: numbered anew",
     "unknown-image": "an annotation of an image that is not listed",
     "unknown-category": "an annotation of a category that is not listed",
     "invalid-box": "a box that is not four finite numbers",
-    "negative-box": "a box of negative width or height",
-    "zero-box": "a box without area",
-    "outside-box": "a box that leaves its image",
-    "zero-area": "an annotation whose area is not a positive number though its box is",
-    "corner-boxes": "boxes written as x1, y1, x2, y2 where COCO has x, y, width, height",
+    "negative-box": "a box of negative width or height: its corners are put in order",
+    "zero-box": "a box less than a hundredth of a pixel wide or high",
+    "outside-box": "a box that leaves its image by more than half a pixel: clipped if anything of it is inside",
+    "zero-area": "an annotation whose area is no positive number though its box has one: width x height is used",
+    "corner-boxes": "boxes written as x1, y1, x2, y2, not COCO's x, y, width, height: an error under every policy",
 }
 
 
