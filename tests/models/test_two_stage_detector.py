@@ -1,0 +1,212 @@
+"""The whole detector: it learns, it stays finite, and it does not care how many processes share the work."""
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from torch import Tensor
+
+from visionlab import distributed
+from visionlab.models.detector import build_detector
+from visionlab.models.two_stage_detector import TwoStageDetector
+from visionlab.ops.boxes import box_iou
+from visionlab.structures import ImageBatch, Target
+
+LOSSES = ["rpn/objectness", "rpn/boxes", "head/classes", "head/boxes"]
+
+
+def make_detector(norm: str = "train", **head) -> TwoStageDetector:
+    torch.manual_seed(0)
+    return build_detector(
+        ["red", "green", "blue"],
+        backbone={"name": "resnet10t", "norm": norm},
+        neck={"channels": 32},
+        rpn={"anchor_sizes": [[12], [24], [36], [48], [64]], "samples_per_image": 64, "train_candidates": 200},
+        head={"fc_channels": 64, "samples_per_image": 32, "canonical_size": 56, "sampling_ratio": 1, **head},
+    )
+
+
+def rectangles(count: int, seed: int = 0, size: int = 96, per_image: int = 2) -> ImageBatch:
+    """Rectangles of three colors, the class, on gray noise."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(90, 130, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+    targets = []
+    for image in pixels:
+        # One rectangle in each of some columns, so that none hides another.
+        column = size // max(per_image, 1)
+        left = torch.arange(per_image) * column + torch.randint(6, (per_image,), generator=generator)
+        top = torch.randint(size // 2, (per_image,), generator=generator)
+        sides = torch.randint(20, min(column - 6, size // 2), (per_image, 2), generator=generator)
+        boxes = torch.stack((left, top, left + sides[:, 0], top + sides[:, 1]), dim=1)
+        labels = torch.randint(3, (per_image,), generator=generator)
+        for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
+            image[:, y1:y2, x1:x2] = 20
+            image[label, y1:y2, x1:x2] = 230
+        targets.append(Target(boxes.float(), labels, torch.zeros(per_image, dtype=torch.bool)))
+    return ImageBatch(pixels=pixels, sizes=[(size, size)] * count, targets=targets, seeds=list(range(count)))
+
+
+def test_losses_and_gradients():
+    detector = make_detector()
+    losses = detector(rectangles(2))
+    assert list(losses) == LOSSES
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # A residual branch that timm starts at zero has no gradient yet.
+        assert parameter.grad.any() or name.startswith("backbone"), name
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_images_without_objects(crowd):
+    detector, batch = make_detector(), rectangles(2, per_image=0)
+    if crowd:
+        whole = Target(torch.tensor([[-100.0, -100.0, 200.0, 200.0]]), torch.tensor([1]), torch.tensor([True]))
+        batch.targets = [whole, whole]
+    losses = detector(batch)
+    sum(losses.values()).backward()
+    assert losses["rpn/boxes"] == losses["head/boxes"] == 0
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
+    if crowd:  # not even background to learn
+        assert losses["head/classes"] == 0
+        assert losses["rpn/objectness"] < 1
+
+
+def test_an_object_without_area_or_outside_the_image_leaves_the_losses_finite():
+    batch = rectangles(1)
+    batch.targets[0].boxes = torch.tensor([[10.0, 10.0, 10.0, 40.0], [500.0, 500.0, 540.0, 540.0]])
+    losses = make_detector()(batch)
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_detections_stay_inside_the_image_not_only_inside_the_padding():
+    detector = make_detector(score_threshold=0.0).eval()
+    torch.nn.init.normal_(detector.rpn.offsets.weight, std=0.5)
+    torch.nn.init.normal_(detector.head.offsets.weight, std=0.5)
+    batch = rectangles(3)
+    batch.sizes = [(96, 50), (33, 96), (1, 1)]
+    for found, (height, width) in zip(detector.detect(batch), batch.sizes, strict=True):
+        assert len(found) > 0 or height == 1
+        assert (found.boxes >= 0).all()
+        assert (found.boxes[:, 0::2] <= width).all()
+        assert (found.boxes[:, 1::2] <= height).all()
+        assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+        assert (found.scores.diff() <= 0).all()
+
+
+def test_pixels_in_the_padding_are_not_seen():
+    detector, batch = make_detector().eval(), rectangles(1)
+    batch.sizes = [(70, 60)]
+    expected = detector.detect(batch)[0]
+    batch.pixels[:, :, 70:] = 200
+    batch.pixels[:, :, :, 60:] = 7
+    torch.testing.assert_close(detector.detect(batch)[0].boxes, expected.boxes)
+
+
+def test_detect_does_not_look_at_targets_and_has_no_gradient():
+    detector, batch = make_detector(score_threshold=0.0).eval(), rectangles(2)
+    first = detector.detect(batch)
+    batch.targets, batch.seeds = [], []
+    for found, again in zip(first, detector.detect(batch), strict=True):
+        assert torch.equal(found.boxes, again.boxes)
+        assert torch.equal(found.scores, again.scores)
+        assert not found.boxes.requires_grad
+        assert not found.scores.requires_grad
+
+
+def test_what_the_losses_need_is_asked_for():
+    detector, batch = make_detector(), rectangles(2)
+    batch.seeds = [1]
+    with pytest.raises(ValueError, match=r"each of 2 images, got 2 targets and 1 seeds"):
+        detector(batch)
+    batch.targets = []
+    with pytest.raises(ValueError, match="got 0 targets"):
+        detector(batch)
+
+
+def test_under_autocast_boxes_and_losses_are_float32():
+    detector, batch = make_detector(), rectangles(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector(batch)
+        found = detector.eval().detect(batch)
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert {found[0].boxes.dtype, found[0].scores.dtype} == {torch.float32}
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in detector.parameters())
+    for name, loss in make_detector()(batch).items():
+        torch.testing.assert_close(losses[name], loss, rtol=0.1, atol=0.02)
+
+
+def test_channels_last_changes_nothing():
+    detector, batch = make_detector().eval(), rectangles(2)
+    expected = detector(batch)
+    losses = detector.to(memory_format=torch.channels_last)(batch)
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_learns_a_few_images_by_heart():
+    detector, batch = make_detector(), rectangles(4)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
+    for step in range(150):
+        batch.seeds = [1000 * step + i for i in range(len(batch))]
+        losses = detector(batch)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert sum(losses.values()) < 0.3
+    found = detector.eval().detect(batch)
+    for detections, target in zip(found, batch.targets, strict=True):
+        sure = detections.scores > 0.5
+        assert sorted(detections.labels[sure].tolist()) == sorted(target.labels.tolist())
+        overlap, which = box_iou(target.boxes, detections.boxes[sure]).max(dim=1)
+        assert (overlap > 0.7).all()
+        assert torch.equal(detections.labels[sure][which], target.labels)
+
+
+def losses_and_gradients(batch: ImageBatch) -> tuple[dict[str, Tensor], list[Tensor]]:
+    detector = make_detector(norm="frozen")
+    losses = detector(batch)
+    sum(losses.values()).backward()
+    return losses, [p.grad for p in detector.parameters() if p.requires_grad]
+
+
+def part(batch: ImageBatch, rows: slice) -> ImageBatch:
+    return ImageBatch(batch.pixels[rows], batch.sizes[rows], batch.targets[rows], seeds=batch.seeds[rows])
+
+
+def uneven_batch() -> ImageBatch:
+    """Four images, the last of which has no object, so that the processes have different counts of everything."""
+    batch = rectangles(4)
+    nothing = rectangles(1, per_image=0).targets[0]
+    whole = Target(torch.tensor([[0.0, 0.0, 96.0, 96.0]]), torch.tensor([1]), torch.tensor([True]))
+    batch.targets[2:] = [whole, nothing]
+    return batch
+
+
+def one_of_two(rank: int, file: str, results: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    losses, gradients = losses_and_gradients(part(uneven_batch(), slice(2 * rank, 2 * rank + 2)))
+    means = {name: distributed.average(loss) for name, loss in losses.items()}
+    gradients = [distributed.average(gradient) for gradient in gradients]
+    if rank == 0:
+        torch.save((means, gradients), results)
+    distributed.stop()
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_the_batch_each_are_one_with_all(tmp_path):
+    results = tmp_path / "results.pt"
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path / "group"), str(results)), nprocs=2)
+    losses, gradients = torch.load(results)
+    expected_losses, expected_gradients = losses_and_gradients(uneven_batch())
+    for name, loss in expected_losses.items():
+        assert loss > 0
+        torch.testing.assert_close(losses[name], loss.detach(), rtol=1e-4, atol=1e-6)
+    for gradient, expected in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
