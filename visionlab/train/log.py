@@ -104,7 +104,7 @@ class Log:
 
         Args:
             step: updates done.
-            values: what ``row`` averages; nothing is read from the device here.
+            values: ``(losses + 1,)``, the losses and the norm of the gradient; nothing is read from the device here.
             images: images of all processes in this step.
         """
         self._step = step
@@ -118,7 +118,7 @@ class Log:
         """Write the row of the steps since the last one; all processes call this.
 
         Args:
-            names: the names of the values given to ``add``: losses, and last the gradient norm.
+            names: the names of the losses, in the order of the values given to ``add``.
             lr: the learning rate of the last step.
             meters: the task's own numbers.
         """

@@ -70,14 +70,14 @@ def train(
         steps: updates in the run.
         seed: of the run.
         precision: bf16 and fp16 compute forward passes under autocast; fp16 with a loss scaler.
-        accumulate: micro-batches in an update.
+        accumulate: micro-batches in an update; each is one batch of ``batches``.
         clip_norm: the largest L2 norm of the gradient over all parameters.
         channels_last: lay out convolution weights and images channels last.
         ema_decay: keep an exponential moving average of the weights, which is what gets evaluated and kept.
         evaluate_every: updates between two evaluations; without it there is one, at the end.
 
     Returns:
-        The best evaluation.
+        The best evaluation, if there is a ``save_best`` to look for it.
 
     Raises:
         NonFiniteError: a loss or the gradient was not finite; under fp16 the gradient may be, the scaler skips it.
