@@ -85,6 +85,23 @@ def test_however_a_run_ends_it_goes_on_bit_for_bit(processes, whole, end):
     assert rows(folder) == rows(whole)
 
 
+class Failing(Toy):
+    def after_step(self, step):
+        super().after_step(step)
+        if step == 6:
+            raise MemoryError("in step 6")
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"precision": "fp16"}, {"precision": "bf16"}], ids=str)
+def test_every_optimizer_and_precision_goes_on_bit_for_bit(tmp_path, settings):
+    toy_run(tmp_path / "whole", Toy().float(), **settings)
+    with pytest.raises(MemoryError):
+        toy_run(tmp_path / "failed", Failing().float(), **settings)
+    toy_run(tmp_path / "failed", Toy().float(), **settings)
+    assert_same(final_state(tmp_path / "failed"), final_state(tmp_path / "whole"))
+    assert rows(tmp_path / "failed") == rows(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path, whole, damage):
     toy_run(tmp_path, Toy(), accumulate=2, ema_decay=0.9)
