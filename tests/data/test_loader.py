@@ -265,3 +265,33 @@ def test_interrupt_ends_main_process_and_workers(folder):
 def test_negative_workers_are_refused(folder):
     with pytest.raises(ValueError, match="workers: expected 0 or more, got -1"):
         TrainLoader(views(folder), batch_size=2, workers=-1)
+
+
+@pytest.mark.parametrize("policy", ["repair", "skip"])
+def test_odd_images_stop_no_run(test_data, policy):
+    dataset = ImageFolder(root=str(test_data / "odd_images"), policy=policy)
+    loader = TrainLoader(ViewSamples(dataset, Views.crops(16)), 0, batch_size=16, workers=0)
+    epochs = list(islice(loader.batches(), 2 * len(dataset) // 16 + 1))
+    assert {tuple(batch.views[0].shape) for batch in epochs} == {(16, 3, 16, 16)}
+    named = [problem.file for problem in loader.problems]
+    assert len(named) == len(set(named))
+    assert not set(named) & {file for batch in epochs for file in batch.files}
+
+
+def test_real_boxes_stay_in_their_images(test_data):
+    root = test_data / "coco_mini"
+    annotations = next(root.rglob("*train*.json"))
+    images = next(path.parent for path in root.rglob("*.jpg") if "train" in str(path.relative_to(root)))
+    dataset = CocoDataset(annotations=str(annotations), images=str(images))
+    transform = DetectionTransform(short_side=[128, 160], max_size=256, crop=0.2, color_strength=0.5)
+    loader = TrainLoader(DetectionSamples(dataset, transform), 0, batch_size=8, workers=0)
+    objects = crowds = mixed = 0
+    for batch in islice(loader.batches(), 13):
+        mixed += len({width >= height for height, width in batch.original_sizes}) > 1
+        for (height, width), target in zip(batch.sizes, batch.targets, strict=True):
+            assert (target.boxes >= -1e-3).all()
+            assert (target.boxes <= torch.tensor([width, height, width, height]) + 1e-3).all()
+            objects, crowds = objects + len(target.boxes), crowds + int(target.crowd.sum())
+    assert objects > 500
+    assert crowds > 3
+    assert mixed <= 2
