@@ -119,7 +119,7 @@ def test_comparison_shows_truth_and_good_detections():
     assert {class_color(0), class_color(1)} <= colors
     assert class_color(2) not in colors
     assert picture.shape[1] > 2 * 480
-    nothing = draw_comparison(canvas(), target, found, ["a", "b", "c"], min_score=0.95)
+    nothing = draw_comparison(canvas(), target, found, ["a", "b", "c"], threshold=0.95)
     assert class_color(1) not in {tuple(color) for color in np.unique(nothing.reshape(-1, 3), axis=0)}
 
 

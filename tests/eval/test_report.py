@@ -6,8 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from visionlab.eval.comparison import write_comparison
-from visionlab.eval.report import write_report
+from visionlab.eval.report import write_comparison, write_report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -61,7 +60,13 @@ def test_detector_report(detect_run):
     assert path == detect_run / "report.html"
     assert_self_contained(path)
     page = Page(path)
-    assert page.headings == ["Average precision", "AP per class", "Validation images", "Training", "What ran"]
+    assert page.headings == [
+        "Average precision",
+        "AP per class, in percent",
+        "Validation images",
+        "Training",
+        "What ran",
+    ]
     assert page.count("img") == 6
     for text in ("091ceb2f3d", "torch 2.15.0", "tools/train.py", "batch_size: 16", "rpn/objectness"):
         assert text in page.text
@@ -92,7 +97,7 @@ def test_last_and_best_stand_apart(generated_run):
     page = Page(write_report(generated_run))
     assert "last, step 1,000" in page.text
     assert "best, step 600" in page.text
-    assert "1.000" in page.text
+    assert "100.0" in page.text
 
 
 def test_pretraining_report(pretrain_run):
@@ -188,7 +193,7 @@ def test_comparison(generated_run, weak_run, tmp_path):
     assert data["baseline"] == "random <i>"
     assert data["summary"] == [row]
     assert data["runs"]["pretrained"]["folder"] == "../generated_run"
-    assert f"{ap - reference:+.3f}" in page.text
+    assert f"{100 * (ap - reference):+.1f}" in page.text
     assert ap > reference
 
 

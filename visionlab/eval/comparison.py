@@ -98,7 +98,7 @@ def _compared_precision(records: Mapping[str, RunRecord], baseline: str) -> dict
         curves = [Line(label, m.recall, m.precision[iou]) for label, m in finals.items() if iou in m.precision]
         plots.append((f"Precision and recall at IoU {iou}, mean over classes", precision_plot(curves)))
     header = ["", *finals, *(f"{label} − {baseline}" for label in others)]
-    note = "COCO box metrics of the last evaluation of each run."
+    note = "COCO box metrics of the last evaluation of each run, in percent."
     return {"ap_header": header, "ap_rows": rows, "ap_note": note, "ap_plots": drawn(plots)}
 
 
@@ -107,8 +107,8 @@ def _compared_training(records: Mapping[str, RunRecord]) -> list[Plot]:
     losses = [Line(label, *record.series("loss")) for label, record in records.items()]
     rates = [Line(label, *record.series("lr")) for label, record in records.items()]
     plots = [
-        ("AP", line_plot(ap, x_label="step", y_label="AP", markers=True)),
-        ("AP, IoU 0.50", line_plot(ap50, x_label="step", y_label="AP50", markers=True)),
+        ("AP", line_plot(ap, x_label="step", y_label="AP in percent", markers=True)),
+        ("AP, IoU 0.50", line_plot(ap50, x_label="step", y_label="AP50 in percent", markers=True)),
         ("Loss", line_plot(losses, x_label="step", y_label="total loss", smooth=True)),
         ("Learning rate", line_plot(rates, x_label="step", y_label="learning rate")),
     ]
@@ -144,4 +144,4 @@ def _beside(path: Path, other: Path) -> str:
 
 
 def _difference(value: float | None, reference: float | None) -> str:
-    return "–" if value is None or reference is None else f"{value - reference:+.3f}"
+    return "–" if value is None or reference is None else f"{100 * (value - reference):+.1f}"

@@ -83,7 +83,7 @@ def draw_boxes(
 
 
 def draw_comparison(
-    image: np.ndarray, target: Target, detections: Detections, classes: Sequence[str], *, min_score: float = 0.3
+    image: np.ndarray, target: Target, detections: Detections, classes: Sequence[str], *, threshold: float = 0.3
 ) -> np.ndarray:
     """Return the ground truth of an image and, beside it, what was found.
 
@@ -92,13 +92,13 @@ def draw_comparison(
         target: with boxes in pixels of ``image``.
         detections: with boxes in pixels of ``image``.
         classes: the name of each label.
-        min_score: detections below are not drawn.
+        threshold: the least score that is drawn.
     """
-    shown = [i for i, score in enumerate(detections.scores.tolist()) if score >= min_score]
+    shown = [i for i, score in enumerate(detections.scores.tolist()) if score >= threshold]
     boxes, labels = detections.boxes[shown].cpu(), detections.labels[shown].tolist()
     found = draw_boxes(image, boxes, labels, classes, scores=detections.scores[shown].tolist())
     true = draw_boxes(image, target.boxes.cpu(), target.labels.tolist(), classes, crowd=target.crowd.tolist())
-    return side_by_side([true, found], ["ground truth", f"predictions, score at least {min_score:g}"])
+    return side_by_side([true, found], ["ground truth", f"predictions, score at least {threshold:g}"])
 
 
 def side_by_side(images: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:

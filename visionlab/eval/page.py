@@ -94,8 +94,8 @@ def drawn(plots: Sequence[Plot]) -> list[Plot]:
 
 
 def format_score(value: float | None) -> str:
-    """Return a metric with three decimals; a dash where it is undefined."""
-    return "–" if value is None else f"{value:.3f}"
+    """Return a metric in percent; a dash where it is undefined."""
+    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def format_duration(seconds: float | None) -> str:

@@ -86,10 +86,10 @@ class RunRecord:
         return [step for step, _ in points], [value for _, value in points]
 
     def evaluation_series(self, name: str) -> Series:
-        """Return the steps of the evaluations and the values of one of COCO's metrics, where it is defined."""
-        points = [(step, getattr(metrics, name)) for step, metrics in self.evaluations.items()]
-        points = [point for point in points if point[1] is not None]
-        return [step for step, _ in points], [value for _, value in points]
+        """Return the steps of the evaluations and one of COCO's metrics in percent, where it is defined."""
+        values = {step: getattr(metrics, name) for step, metrics in self.evaluations.items()}
+        values = {step: 100 * value for step, value in values.items() if value is not None}
+        return list(values), list(values.values())
 
     def to_json(self) -> dict[str, Any]:
         """Return what a report of the run says in numbers, as plain JSON."""

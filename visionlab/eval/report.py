@@ -1,4 +1,4 @@
-"""The report of one run: report.html and report.json, made from the run folder alone."""
+"""Reports, made from run folders alone: of one run here, of several in comparison.py."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from visionlab.eval.comparison import write_comparison
 from visionlab.eval.page import (
     METRIC_TITLES,
     Plot,
@@ -25,8 +26,10 @@ from visionlab.eval.page import (
 from visionlab.eval.plots import Line, line_plot
 from visionlab.eval.records import RunRecord, read_run
 
+__all__ = ["write_comparison", "write_report"]
 
-def write_report(run_folder: str | os.PathLike[str], *, max_pictures: int = 8) -> Path:
+
+def write_report(run_folder: str | os.PathLike[str], *, max_pictures: int = 12) -> Path:
     """Write ``report.html``, one self-contained file, and ``report.json`` into a run folder.
 
     A run in progress can be reported too: where something is missing, its section says so.
@@ -116,8 +119,10 @@ def _average_precision(record: RunRecord) -> dict[str, Any]:
     plots = [("Precision and recall, mean over classes", precision_plot(curves))]
     if len(record.evaluations) > 1:
         lines = [Line(name, *record.evaluation_series(name)) for name in ("AP", "AP50", "AP75")]
-        plots.append(("AP over training", line_plot(lines, x_label="step", y_label="AP", markers=True)))
-    note = f"COCO box metrics over {record.final.images:,} images and {record.final.detections:,} detections."
+        plots.append(("AP over training", line_plot(lines, x_label="step", y_label="AP in percent", markers=True)))
+    note = (
+        f"COCO box metrics in percent, over {record.final.images:,} images and {record.final.detections:,} detections."
+    )
     return {"ap_header": ["", *columns], "ap_rows": rows, "ap_note": note, "ap_plots": drawn(plots)}
 
 
