@@ -17,7 +17,6 @@ MODELS = [
     ("mobilenetv3_large_100", [4, 8, 16, 32], [24, 40, 112, 960]),
     ("efficientnet_b0", [4, 8, 16, 32], [24, 40, 112, 320]),
     ("swin_tiny_patch4_window7_224", [4, 8, 16, 32], [96, 192, 384, 768]),
-    ("densenet121", [4, 8, 16, 32], [256, 512, 1024, 1024]),
 ]
 NAMES = [name for name, _, _ in MODELS]
 
@@ -68,13 +67,13 @@ def test_features_are_those_of_timm(backbones, name):
 
 
 def test_vit_features_are_those_of_timm():
-    ours = Backbone(name="vit_tiny_patch16_224").eval()
-    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
+    ours = Backbone(name="vit_tiny_patch16_224", image_size=64).eval()
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64).eval()
     theirs.load_state_dict(ours.model.state_dict())
-    images = torch.randn(1, 3, 224, 224)
+    images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         tokens = theirs.forward_features(images)[:, 1:]
-        torch.testing.assert_close(ours(images)[0], tokens.mT.reshape(1, 192, 14, 14))
+        torch.testing.assert_close(ours(images)[0], tokens.mT.reshape(1, 192, 4, 4))
         torch.testing.assert_close(ours.pool(images), tokens.mean(1))
 
 
@@ -221,7 +220,7 @@ def test_settings_build_the_same_backbone():
         "strides": [4, 8],
         "frozen_stages": 1,
         "norm": "group",
-        "options": {"drop_rate": 0.1},
+        "options": {"drop_path_rate": 0.1},
     }
     first = Backbone(**settings)
     again = Backbone(**first.settings)

@@ -3,7 +3,6 @@
 import copy
 
 import pytest
-import timm
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -76,6 +75,8 @@ def test_sync_in_one_process_is_batch_norm():
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
 @pytest.mark.parametrize(("policy", "kind"), [("sync", SyncBatchNorm), ("group", GroupNorm)])
 def test_replacement_keeps_names_affine_parameters_and_activations(name, policy, kind):
+    import timm  # here, so that the processes above start without it
+
     model = timm.create_model(name, num_classes=0).eval()
     with torch.no_grad():
         for layer in batch_norms(model):

@@ -72,10 +72,10 @@ def test_saved_file_loads_into_plain_timm_and_back_bit_for_bit(tmp_path, name):
     other = Backbone(name=name)
     report = load_weights(other, tmp_path / "backbone.safetensors")
     assert _equal(backbone, other)
-    assert (report.tensors, report.elements) == (1.0, 1.0)
+    assert report.fraction == 1.0
     assert report.missing == report.mismatched == report.unexpected == report.expected == []
     assert "\n" not in str(report)
-    assert "(100.0%; 100.0% of the elements)" in str(report)
+    assert f"{report.total_elements:,} of {report.total_elements:,} elements (100.0%)" in str(report)
 
 
 def test_saving_replaces_in_one_step(tmp_path, resnet, monkeypatch):
@@ -151,7 +151,7 @@ def test_torchvision_names(tmp_path, name):
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     backbone = Backbone(name=name).eval()
     report = load_weights(backbone, tmp_path / "weights.pth")
-    assert (report.tensors, report.unexpected) == (1.0, [])
+    assert (report.fraction, report.unexpected) == (1.0, [])
     images = torch.randn(1, 3, 64, 64)
     model.fc = torch.nn.Identity()
     with torch.no_grad():
@@ -160,14 +160,15 @@ def test_torchvision_names(tmp_path, name):
 
 def test_files_without_batch_counters_match_in_full(tmp_path, state):
     torch.save({key: value for key, value in state.items() if "num_batches" not in key}, tmp_path / "old.pth")
-    assert load_weights(Backbone(name="resnet18"), tmp_path / "old.pth").tensors == 1.0
+    assert load_weights(Backbone(name="resnet18"), tmp_path / "old.pth").fraction == 1.0
 
 
 def test_too_little_is_refused_and_changes_nothing(tmp_path, state):
     torch.save({key: value for key, value in state.items() if "layer4" not in key}, tmp_path / "part.pth")
     backbone = Backbone(name="resnet18")
     before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"matched 75 of 100 tensors \(75\.0%; 24\.9% of the elements\)") as caught:
+    counts = r"matched 75 of 100 tensors \(75\.0%\) and 2,787,264 of 11,186,112 elements \(24\.9%\)"
+    with pytest.raises(ValueError, match=counts) as caught:
         load_weights(backbone, tmp_path / "part.pth")
     assert "missing 25 (layer4.0.conv1.weight, " in str(caught.value)
     assert "expected at least 95%" in str(caught.value)
@@ -197,7 +198,7 @@ def test_another_architecture_is_refused_by_name(tmp_path, resnet):
     save_backbone(resnet, tmp_path / "b.safetensors", provenance=PROVENANCE)
     with pytest.raises(ValueError, match=r"b\.safetensors: holds weights of resnet18, expected those of resnet34"):
         load_weights(Backbone(name="resnet34"), tmp_path / "b.safetensors")
-    assert load_weights(Backbone(name="resnet18.a1_in1k"), tmp_path / "b.safetensors").tensors == 1.0
+    assert load_weights(Backbone(name="resnet18.a1_in1k"), tmp_path / "b.safetensors").fraction == 1.0
 
 
 def test_a_newer_format_is_refused(tmp_path, state, monkeypatch):
@@ -221,7 +222,7 @@ def test_group_norm_into_batch_norm_is_refused(tmp_path):
     save_backbone(Backbone(name="resnet18", norm="group"), tmp_path / "b.safetensors", provenance=PROVENANCE)
     with pytest.raises(ValueError, match="was trained with norm: group, expected norm: frozen; set norm: group"):
         load_weights(Backbone(name="resnet18", norm="frozen"), tmp_path / "b.safetensors")
-    assert load_weights(Backbone(name="resnet18", norm="group"), tmp_path / "b.safetensors").tensors == 1.0
+    assert load_weights(Backbone(name="resnet18", norm="group"), tmp_path / "b.safetensors").fraction == 1.0
 
 
 @pytest.mark.parametrize("settings", [{"norm": "sync"}, {"norm": "frozen"}, {"frozen_stages": 2}, {"strides": [8, 16]}])
@@ -229,7 +230,7 @@ def test_loading_serves_every_setting(tmp_path, resnet, settings):
     save_backbone(resnet, tmp_path / "b.safetensors", provenance=PROVENANCE)
     backbone = Backbone(name="resnet18", **settings)
     report = load_weights(backbone, tmp_path / "b.safetensors")
-    assert (report.tensors, report.unexpected) == (1.0, [])
+    assert (report.fraction, report.unexpected) == (1.0, [])
     assert all(torch.equal(value, resnet.model.state_dict()[key]) for key, value in backbone.model.state_dict().items())
     assert any("layer4" in name for name in report.expected) == ("strides" in settings)
 

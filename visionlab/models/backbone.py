@@ -16,16 +16,10 @@ from torch import Tensor, nn
 from visionlab.models.norm import apply_norm_policy, batch_norms
 
 # What Backbone itself decides, or what would reach for the network.
-_RESERVED = (
-    "pretrained",
-    "pretrained_cfg",
-    "checkpoint_path",
-    "cache_dir",
-    "features_only",
-    "num_classes",
-    "in_chans",
-    "img_size",
-)
+_RESERVED = {
+    *("num_classes", "features_only", "in_chans", "img_size"),
+    *("pretrained", "pretrained_cfg", "checkpoint_path", "cache_dir"),
+}
 # How timm's families are told to take images of any size; a model that knows neither takes them anyway, or never.
 _ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
@@ -63,10 +57,10 @@ class Backbone(nn.Module):
     Args:
         name: a model of timm, with or without the tag of its weights (``resnet50``, ``convnext_tiny.fb_in1k``).
         strides: the levels to give, by stride, finest first; deeper parts of the model are removed. Default: all the
-            model has from 4 upwards.
+            model has from 4 upwards (4, 8, 16, 32 for most, the patch size for a plain ViT).
         frozen_stages: 0 trains everything; n freezes the stem and the first n stages, which also stay in evaluation
-            mode (MMDetection's ``frozen_stages`` for n > 0, detectron2's ``FREEZE_AT`` minus one). A stage is a group
-            of blocks between two levels; in a plain ViT it is one block.
+            mode (MMDetection's ``frozen_stages`` for n > 0, detectron2's ``FREEZE_AT`` minus one). A stage is
+            what timm groups under one name (``layer1``, ``stages.0``); in a plain ViT it is one block.
         norm: what BatchNorm does: ``train``, ``frozen`` (statistics and affine parameters fixed), ``sync`` (statistics
             over all processes), ``group`` (GroupNorm in its place).
         image_size: side of the square images that a model of fixed size, or a position embedding, is built for.
@@ -211,13 +205,8 @@ class Backbone(nn.Module):
         try:
             with torch.enable_grad():
                 levels = self._levels(image)
-        except (
-            AssertionError,
-            AttributeError,
-            RuntimeError,
-            ValueError,
-        ):  # each of timm's families refuses a size in its own way
-            return None
+        except (AssertionError, AttributeError, RuntimeError, ValueError):
+            return None  # each of timm's families refuses a size in its own way
         expected = [tuple(-(-side // stride) for side in size) for stride in self.strides]
         return levels if [tuple(level.shape[2:]) for level in levels] == expected else None
 
@@ -267,11 +256,10 @@ def _freeze(model: Any, stages: int, name: str) -> list[nn.Module]:
     if not 0 < stages < len(groups):
         raise ValueError(f"frozen_stages of {name} expects 0 to {len(groups) - 1}, got {stages}")
     parameters = dict(model.named_parameters())
-    for group in sorted(groups)[: stages + 1]:
-        for parameter_name in groups[group]:
-            parameters[parameter_name].requires_grad_(False)
-    frozen = {id(parameters[p]) for group in sorted(groups)[: stages + 1] for p in groups[group]}
-    return [m for m in model.modules() if (own := {id(p) for p in m.parameters()}) and own <= frozen]
+    frozen = {parameters[key] for group in sorted(groups)[: stages + 1] for key in groups[group]}
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return [module for module in model.modules() if (own := set(module.parameters())) and own <= frozen]
 
 
 def _freeze_unused(model: nn.Module, levels: list[Tensor]) -> None:

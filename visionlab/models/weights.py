@@ -41,8 +41,8 @@ class TransferReport:
         expected: names the file has and the backbone does without: classifier, head, BatchNorm statistics where the
             backbone has GroupNorm, batch counters.
         unexpected: all other names of the file, left aside too.
-        tensors: share of the backbone's tensors that were loaded, in [0, 1].
-        elements: share of the backbone's numbers that were loaded, in [0, 1].
+        matched_elements: how many numbers the matched tensors hold.
+        total_elements: how many numbers all tensors of the backbone hold.
         notes: what else happened, in words.
     """
 
@@ -54,14 +54,25 @@ class TransferReport:
     mismatched: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    tensors: float = 0.0
-    elements: float = 0.0
+    matched_elements: int = 0
+    total_elements: int = 0
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def total(self) -> int:
+        """How many tensors the backbone has, batch counters aside."""
+        return len(self.matched) + len(self.missing) + len(self.mismatched)
+
+    @property
+    def fraction(self) -> float:
+        """The share of the backbone that was loaded, in [0, 1]: of its tensors or of its elements, the smaller one."""
+        return min(len(self.matched) / self.total, self.matched_elements / self.total_elements)
+
     def __str__(self) -> str:
-        total = len(self.matched) + len(self.missing) + len(self.mismatched)
         parts = [
-            f"matched {len(self.matched)} of {total} tensors ({self.tensors:.1%}; {self.elements:.1%} of the elements)",
+            f"matched {len(self.matched)} of {self.total} tensors ({len(self.matched) / self.total:.1%}) and "
+            f"{self.matched_elements:,} of {self.total_elements:,} elements "
+            f"({self.matched_elements / self.total_elements:.1%})",
             f"missing {_some(self.missing)}",
             f"of another shape {_some(self.mismatched)}",
             f"unexpected {_some(self.unexpected)}",
@@ -123,7 +134,7 @@ def load_weights(backbone: Backbone, path: str | Path, *, min_matched: float = 0
     report.source, report.prefix = str(path), prefix
     if prefix or label:
         report.notes.append(f"names taken from '{label}{prefix}'")
-    if min(report.tensors, report.elements) < min_matched:
+    if report.fraction < min_matched:
         raise ValueError(f"{report}; expected at least {min_matched:.0%} matched for {backbone.name}")
     backbone.model.load_state_dict(loaded, strict=False)
     report.notes.append(_take_normalization(backbone, description))
@@ -157,9 +168,8 @@ def _compare(
     report.unexpected.sort()
     if report.resized:
         report.notes.append(f"interpolated {_some(report.resized)}")
-    elements = sum(value.numel() for name, value in wanted.items() if not name.endswith(_COUNTER))
-    report.tensors = len(report.matched) / (len(report.matched) + len(report.missing) + len(report.mismatched))
-    report.elements = sum(wanted[name].numel() for name in report.matched) / elements
+    report.matched_elements = sum(wanted[name].numel() for name in report.matched)
+    report.total_elements = sum(value.numel() for name, value in wanted.items() if not name.endswith(_COUNTER))
     return report, loaded
 
 
