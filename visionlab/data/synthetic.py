@@ -270,10 +270,9 @@ def write_synthetic(
             (temporary / split).mkdir()
             for index in range(count):
                 image, objects = draw_scene(derive_seed(seed, split, index), size=image_size)
-                scenes.append(objects)
-                cv2.imwrite(
-                    str(temporary / split / f"{index:06}.jpg"), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92]
-                )
+                scenes.append([] if split == "unlabelled" else [item.annotation() for item in objects])
+                jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+                (temporary / split / f"{index:06}.jpg").write_bytes(jpeg.tobytes())
                 if progress is not None:
                     progress(next(done), sum(counts.values()))
             if split != "unlabelled":
@@ -304,12 +303,12 @@ def _holds(folder: Path, settings: dict[str, int]) -> bool:
     return True
 
 
-def _coco(scenes: list[list[SceneObject]], size: int) -> dict:
+def _coco(scenes: list[list[dict]], size: int) -> dict:
     images = [
         {"id": number, "file_name": f"{number - 1:06}.jpg", "height": size, "width": size}
         for number in range(1, len(scenes) + 1)
     ]
     pairs = [(number, item) for number, objects in enumerate(scenes, 1) for item in objects]
-    annotations = [{"id": i, "image_id": number, **item.annotation()} for i, (number, item) in enumerate(pairs, 1)]
+    annotations = [{"id": i, "image_id": number, **item} for i, (number, item) in enumerate(pairs, 1)]
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
