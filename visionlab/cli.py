@@ -101,6 +101,8 @@ def _train(options: argparse.Namespace) -> int | None:
         return None
     configs, overrides = _split(options.words)
     runs = [load(config, overrides) for config in configs]
+    if len({run.out for run in runs}) < len(runs):
+        raise ValueError(f"expected a run folder for each config, got out: {', '.join(run.out for run in runs)}")
     if options.show:
         print("---\n".join(show(run) for run in runs), end="")
     if options.show or options.check:

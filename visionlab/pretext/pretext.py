@@ -48,6 +48,6 @@ class Pretext(nn.Module, ABC):
     def after_step(self, step: int) -> None:
         """Update what gradients do not: momentum encoders, queues, memory banks. Most methods have none."""
 
-    def pictures(self, batch: ViewBatch) -> list[list[Tensor]]:
-        """Return what the network sees of each image of a batch, as rows of ``(3, H, W)`` uint8 pictures."""
-        return [[view[row] for view in batch.views] for row in range(len(batch))]
+    def pictures(self, batch: ViewBatch) -> ViewBatch:
+        """Return what the network sees of a batch, to be drawn; the views themselves, unless a method changes them."""
+        return batch

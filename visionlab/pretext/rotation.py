@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,10 +49,9 @@ class Rotation(Pretext):
         accuracy = (logits.argmax(dim=1) == turns).float().mean()
         return PretextOutput({"rotation": F.cross_entropy(logits, turns)}, features, {"accuracy": accuracy})
 
-    def pictures(self, batch: ViewBatch) -> list[list[Tensor]]:
-        """Return the four rotations of each image."""
-        turned = rotations(batch.views[0]).unflatten(0, (4, len(batch)))
-        return [list(turned[:, row]) for row in range(len(batch))]
+    def pictures(self, batch: ViewBatch) -> ViewBatch:
+        """Return the four rotations of each image as views."""
+        return replace(batch, views=list(rotations(batch.views[0]).chunk(4)))
 
 
 def rotations(images: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ class SimCLR(Pretext):
         image_size: side of the square views, in pixels.
         crop_scale: smallest and largest share of the image's area that a view shows, in (0, 1].
         color_strength: how strongly brightness, contrast, saturation and hue are changed; 1 as in the paper, 0 not.
+        grayscale: probability of losing all color.
         blur: probability of a Gaussian blur.
         flip: probability of a horizontal mirror image.
         temperature: softmax temperature of the loss, above 0.
@@ -37,6 +38,7 @@ class SimCLR(Pretext):
         image_size: int = 224,
         crop_scale: tuple[float, float] = (0.08, 1.0),
         color_strength: float = 1.0,
+        grayscale: float = 0.2,
         blur: float = 0.5,
         flip: float = 0.5,
         temperature: float = 0.1,
@@ -47,7 +49,13 @@ class SimCLR(Pretext):
         if temperature <= 0:
             raise ValueError(f"temperature: expected a number above 0, got {temperature}")
         self.views = Views.crops(
-            image_size, count=2, crop_scale=crop_scale, flip=flip, color_strength=color_strength, blur=blur
+            image_size,
+            count=2,
+            crop_scale=crop_scale,
+            flip=flip,
+            color_strength=color_strength,
+            grayscale=grayscale,
+            blur=blur,
         )
         self.projection = projection_mlp(encoder.num_features, hidden_dim, projection_dim)
         self.temperature = temperature

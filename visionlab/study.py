@@ -1,0 +1,175 @@
+"""Many runs under one protocol: does pretraining help a detector that has few labels?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from visionlab.config.load import load
+from visionlab.config.shipped import shipped
+from visionlab.eval.report import write_comparison
+from visionlab.run import execute, execute_all
+
+ARMS = ("pretrained", "random")
+METRICS = ("AP", "AP50")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the half width of its Student-t 95 % confidence interval.
+
+    Args:
+        mean: of the samples.
+        half_width: infinite for a single sample.
+    """
+
+    mean: float
+    half_width: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Interval:
+        """Return the interval of independent samples, at least one."""
+        n = len(samples)
+        if n == 1:
+            return cls(samples[0], float("inf"))
+        error = float(np.std(samples, ddof=1)) / n**0.5
+        return cls(float(np.mean(samples)), float(stats.t.ppf(0.975, n - 1)) * error)
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} ± {100 * self.half_width:.1f}"
+
+
+def quickstart(out: Path) -> int | None:
+    """Pretrain on generated images, finetune, do the same from random initialization, and compare.
+
+    Args:
+        out: the folder of the three runs and of the comparison.
+
+    Returns:
+        None, or the exit status of a run that a signal stopped.
+    """
+    console = Console()
+    names = ("pretrain", *ARMS)
+    files = {"pretrain": "pretrain", "pretrained": "detect", "random": "detect_from_random"}
+    folders = {name: out / name for name in names}
+    handed_on = {"pretrained": [f"weights={folders['pretrain'] / 'backbone.safetensors'}"]}
+    runs = [
+        load(shipped(f"quickstart/{files[name]}.yaml"), [f"out={folders[name]}", *handed_on.get(name, [])])
+        for name in names
+    ]
+    status = execute_all(runs)
+    if status:
+        return status
+    scores = {arm: _scores(folders[arm]) for arm in ARMS}
+    table = Table("Faster R-CNN from", "AP", "AP50", title="validation images of the embedded dataset")
+    for arm in ARMS:
+        table.add_row(f"{arm} backbone", *(f"{100 * scores[arm][metric]:.1f}" for metric in METRICS))
+    console.print(table)
+    report = write_comparison(
+        {arm: folders[arm] for arm in ARMS}, out / "report.html", title="Quickstart: pretrained or random backbone"
+    )
+    console.print(f"report: {report}", soft_wrap=True)
+    return None
+
+
+def low_label_study(
+    pretrain: Path,
+    detect: Path,
+    out: Path,
+    *,
+    rates: Sequence[float],
+    tuning_seeds: Sequence[int],
+    seeds: Sequence[int],
+) -> Path:
+    """Compare pretrained and random initialization, each at the learning rate that is best for it.
+
+    Both arms do the same steps on the same images. Each arm's rate is the one of the grid with the highest mean AP on
+    the tuning seeds, which are not reported. A seed draws the dataset, the initial weights and the order of images. A
+    run that has its result in ``out/cells`` is not done again.
+
+    Args:
+        pretrain: config of the pretraining.
+        detect: config of the detector.
+        out: the folder of results; runs are removed once their result is written.
+        rates: the grid of learning rates of the detector.
+        tuning_seeds: seeds that choose the rate of each arm.
+        seeds: seeds that are reported; none of them may be a tuning seed.
+
+    Returns:
+        The file with all results.
+    """
+    if set(tuning_seeds) & set(seeds):
+        raise ValueError(f"expected tuning seeds that are not reported, got {sorted(set(tuning_seeds) & set(seeds))}")
+    cells = _Cells(pretrain, detect, out)
+    tuning = {
+        arm: {rate: [cells.scores(arm, rate, seed)["AP"] for seed in tuning_seeds] for rate in rates} for arm in ARMS
+    }
+    best = {arm: max(rates, key=lambda rate: np.mean(tuning[arm][rate])) for arm in ARMS}
+    reported = {arm: [cells.scores(arm, best[arm], seed) for seed in seeds] for arm in ARMS}
+
+    result: dict = {"seeds": list(seeds), "tuning": tuning, "learning_rate": best, "cells": reported}
+    table = Table("", *METRICS, title=f"mean and Student-t 95 % interval over {len(seeds)} seeds, in points")
+    for arm in ARMS:
+        intervals = [Interval.of([cell[metric] for cell in reported[arm]]) for metric in METRICS]
+        result[arm] = {metric: asdict(interval) for metric, interval in zip(METRICS, intervals, strict=True)}
+        table.add_row(f"{arm} (learning rate {best[arm]:g})", *map(str, intervals))
+    gains = [
+        Interval.of([a[metric] - b[metric] for a, b in zip(reported["pretrained"], reported["random"], strict=True)])
+        for metric in METRICS
+    ]
+    result["gain"] = {metric: asdict(interval) for metric, interval in zip(METRICS, gains, strict=True)}
+    table.add_row("gain, paired by seed", *map(str, gains))
+    Console().print(table)
+    path = out / "study.json"
+    path.write_text(json.dumps(result, indent=1))
+    return path
+
+
+class _Cells:
+    """The runs of a study, each done once: (arm, learning rate, seed) -> scores."""
+
+    def __init__(self, pretrain: Path, detect: Path, out: Path) -> None:
+        self.pretrain, self.detect, self.out = pretrain, detect, out
+        (out / "cells").mkdir(parents=True, exist_ok=True)
+
+    def scores(self, arm: str, rate: float, seed: int) -> dict[str, float]:
+        name = f"{arm}-lr{rate:g}-seed{seed}"
+        cell = self.out / "cells" / f"{name}.json"
+        if not cell.exists():
+            weights = self._backbone(seed) if arm == "pretrained" else None
+            overrides = [*self._seeded(seed), f"optimizer.lr={rate}", f"out={self.out / 'runs' / name}"]
+            overrides += [f"weights={weights}"] if weights else ["weights=null"]
+            folder = execute(load(self.detect, overrides))
+            partial = cell.with_suffix(".partial")
+            partial.write_text(json.dumps(_scores(folder)))
+            partial.rename(cell)
+            shutil.rmtree(folder)
+        return json.loads(cell.read_text())
+
+    def _backbone(self, seed: int) -> Path:
+        kept = self.out / "backbones" / f"seed{seed}.safetensors"
+        if not kept.exists():
+            out = self.out / "runs" / f"pretrain-seed{seed}"
+            folder = execute(load(self.pretrain, [*self._seeded(seed), f"out={out}"]))
+            kept.parent.mkdir(exist_ok=True)
+            (folder / "backbone.safetensors").rename(kept)
+            shutil.rmtree(folder)
+        return kept
+
+    def _seeded(self, seed: int) -> list[str]:
+        return [f"seed={seed}", f"data.seed={seed}", f"data.root={self.out / 'data' / f'seed{seed}'}"]
+
+
+def _scores(folder: Path) -> dict[str, float]:
+    """Return the last evaluation of a detector's run."""
+    last = sorted(path for path in (folder / "eval").glob("step_*.json") if path.stem.count("_") == 1)[-1]
+    metrics = json.loads(last.read_text())["metrics"]
+    return {metric: metrics[metric] for metric in METRICS}

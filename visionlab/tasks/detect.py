@@ -1,0 +1,71 @@
+"""Detection: a two-stage detector trained on labelled boxes, and measured on others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visionlab import distributed
+from visionlab.eval.detection import DetectionEvaluator
+from visionlab.eval.drawing import draw_comparison
+from visionlab.models.two_stage_detector import TwoStageDetector
+from visionlab.structures import ImageBatch
+from visionlab.train.task import Task
+
+
+class DetectTask(Task):
+    """Train a detector.
+
+    Args:
+        detector: what learns.
+    """
+
+    def __init__(self, detector: TwoStageDetector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batch: ImageBatch) -> dict[str, Tensor]:
+        """Return the detector's named losses of a batch with targets."""
+        return self.detector(batch)
+
+
+def detect_all(
+    detector: TwoStageDetector,
+    batches: Iterable[ImageBatch],
+    evaluator: DetectionEvaluator,
+    device: torch.device,
+    *,
+    pictures: int = 12,
+    threshold: float = 0.3,
+) -> list[np.ndarray]:
+    """Detect the objects of a dataset and hand them to an evaluator.
+
+    Args:
+        detector: in any mode; is left in the mode it was in.
+        batches: this process's share of the dataset, with targets.
+        evaluator: takes the detections.
+        device: where the detector is.
+        pictures: how many images to draw.
+        threshold: the least score that is drawn.
+
+    Returns:
+        ``(H, W, 3)`` uint8 pictures of ground truth beside detections, of the main process's first images.
+    """
+    was_training = detector.training
+    detector.eval()
+    drawn: list[np.ndarray] = []
+    for batch in batches:
+        found = [part.to("cpu") for part in detector.detect(batch.to(device, non_blocking=True))]
+        evaluator.add(batch, found)
+        if distributed.is_main():
+            for row in range(min(len(batch), pictures - len(drawn))):
+                height, width = batch.sizes[row]
+                image = batch.pixels[row, :, :height, :width].permute(1, 2, 0).numpy()
+                drawn.append(
+                    draw_comparison(image, batch.targets[row], found[row], detector.classes, threshold=threshold)
+                )
+    detector.train(was_training)
+    return drawn
