@@ -16,7 +16,7 @@ from visionlab.config.part import From
 Keys = tuple[str | int, ...]
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "null", Any: "any value"}
-_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length >=", "max_length": "length <="}
+_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 def explain(error: ValidationError, kind: Any, data: Any) -> Iterator[tuple[Keys, str]]:
@@ -38,10 +38,8 @@ def _explain(fault: str, location: Keys, kind: Any, data: Any) -> tuple[Keys, st
     keys, kind, value = _follow(location, kind, data)
     if fault == "extra_forbidden":
         allowed = [name for section in _sections(kind, value) for name in section.model_fields]
-        return (
-            *keys,
-            location[-1],
-        ), f"unknown key. {_did_you_mean(location[-1], allowed)}Keys here: {', '.join(allowed)}"
+        keys = (*keys, location[-1])
+        return keys, f"unknown key. {_did_you_mean(location[-1], allowed)}Keys here: {', '.join(allowed)}"
     if fault == "missing":
         meaning = (kind.description or "").rstrip(".") if isinstance(kind, FieldInfo) else ""
         return keys, f"missing, expected {describe(kind)}{f' ({meaning})' if meaning else ''}"
@@ -88,8 +86,6 @@ def describe(kind: Any) -> str:
 
 def _describe_option(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return describe(arguments[0]) + _describe_bounds(kind)
     if origin is Literal:
         return ("one of " if len(arguments) > 1 else "") + ", ".join(str(argument) for argument in arguments)
     if origin is tuple and arguments[-1] is not Ellipsis:
@@ -105,30 +101,28 @@ def _describe_option(kind: Any) -> str:
 
 
 def _describe_bounds(kind: Any) -> str:
-    metadata = (
-        kind.metadata if isinstance(kind, FieldInfo) else get_args(kind)[1:] if get_origin(kind) is Annotated else ()
-    )
     bounds = [
-        f"{sign} {getattr(item, name)}" for item in metadata for name, sign in _BOUNDS.items() if hasattr(item, name)
+        f"{sign} {getattr(m, name)}" for m in _metadata(kind) for name, sign in _BOUNDS.items() if hasattr(m, name)
     ]
     return " " + " and ".join(bounds) if bounds else ""
 
 
+def _metadata(kind: Any) -> tuple[Any, ...]:
+    """Return what an annotation says beside the type."""
+    if isinstance(kind, FieldInfo):
+        return tuple(kind.metadata)
+    return get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+
+
 def _options(kind: Any) -> list[Any]:
     """Return the alternatives of a type; a section that is read off constructors counts as one for each of them."""
-    metadata: Any = ()
-    if isinstance(kind, FieldInfo):
-        kind, metadata = kind.annotation, kind.metadata
-    elif get_origin(kind) is Annotated:
-        metadata = get_args(kind)[1:]
-    for item in metadata:
+    for item in _metadata(kind):
         if isinstance(item, From):
             return list(item.parts)
-    if get_origin(kind) in (Union, UnionType):
-        return [option for argument in get_args(kind) for option in _options(argument)]
-    if get_origin(kind) is Annotated and get_origin(get_args(kind)[0]) in (Union, UnionType):
-        return _options(get_args(kind)[0])
-    return [kind]
+    bare = kind.annotation if isinstance(kind, FieldInfo) else get_args(kind)[0] if _metadata(kind) else kind
+    if get_origin(bare) in (Union, UnionType):
+        return [option for argument in get_args(bare) for option in _options(argument)]
+    return [bare]
 
 
 def _tags(kind: Any) -> dict[str, list[str]]:

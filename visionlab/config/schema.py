@@ -51,8 +51,7 @@ class Common(Section):
     """Allow only operations that give the same bits each time; slower on a GPU."""
 
     weights: str | None = None
-    """The file that the backbone starts from: a pretraining run's, timm's or torchvision's. Without it, random weights.
-    """
+    """The file that the backbone starts from: of a pretraining run, timm or torchvision; ``timm`` downloads timm's."""
 
     min_matched: Annotated[float, Field(ge=0, le=1)] = MIN_MATCHED
     """The share of the backbone that must be found in ``weights``."""
