@@ -41,9 +41,12 @@ Level level() {
 
 const char* name(Level level) {
     switch (level) {
-        case Level::avx512: return "avx512";
-        case Level::avx2: return "avx2";
-        case Level::baseline: return "scalar";
+        case Level::avx512:
+            return "avx512";
+        case Level::avx2:
+            return "avx2";
+        case Level::baseline:
+            return "scalar";
     }
     return "";
 }

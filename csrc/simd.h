@@ -37,27 +37,30 @@ struct Vector {
 // Defines `NAME(arguments...)`, which calls the always-inline `BODY<vector bytes>(arguments...)` compiled for the
 // level in force. Multiplication and addition are never fused (-ffp-contract=off), so all levels give the same bits.
 #if defined(__x86_64__) && defined(__GNUC__)
-#define VISIONLAB_SIMD_LEVELS(NAME, BODY)                                                              \
-    template <class... Arguments>                                                                      \
-    __attribute__((target("arch=x86-64-v3"))) void NAME##_avx2(const Arguments&... arguments) {        \
-        BODY<32>(arguments...);                                                                        \
-    }                                                                                                  \
-    template <class... Arguments>                                                                      \
-    __attribute__((target("arch=x86-64-v4"))) void NAME##_avx512(const Arguments&... arguments) {      \
-        BODY<64>(arguments...);                                                                        \
-    }                                                                                                  \
-    template <class... Arguments>                                                                      \
-    void NAME(const Arguments&... arguments) {                                                         \
-        switch (::visionlab::simd::level()) {                                                          \
-            case ::visionlab::simd::Level::avx512: return NAME##_avx512(arguments...);                 \
-            case ::visionlab::simd::Level::avx2: return NAME##_avx2(arguments...);                     \
-            case ::visionlab::simd::Level::baseline: return BODY<16>(arguments...);                    \
-        }                                                                                              \
+#define VISIONLAB_SIMD_LEVELS(NAME, BODY)                                                         \
+    template <class... Arguments>                                                                 \
+    __attribute__((target("arch=x86-64-v3"))) void NAME##_avx2(const Arguments&... arguments) {   \
+        BODY<32>(arguments...);                                                                   \
+    }                                                                                             \
+    template <class... Arguments>                                                                 \
+    __attribute__((target("arch=x86-64-v4"))) void NAME##_avx512(const Arguments&... arguments) { \
+        BODY<64>(arguments...);                                                                   \
+    }                                                                                             \
+    template <class... Arguments>                                                                 \
+    void NAME(const Arguments&... arguments) {                                                    \
+        switch (::visionlab::simd::level()) {                                                     \
+            case ::visionlab::simd::Level::avx512:                                                \
+                return NAME##_avx512(arguments...);                                               \
+            case ::visionlab::simd::Level::avx2:                                                  \
+                return NAME##_avx2(arguments...);                                                 \
+            case ::visionlab::simd::Level::baseline:                                              \
+                return BODY<16>(arguments...);                                                    \
+        }                                                                                         \
     }
 #else
-#define VISIONLAB_SIMD_LEVELS(NAME, BODY)          \
-    template <class... Arguments>                  \
-    void NAME(const Arguments&... arguments) {     \
-        BODY<16>(arguments...);                    \
+#define VISIONLAB_SIMD_LEVELS(NAME, BODY)      \
+    template <class... Arguments>              \
+    void NAME(const Arguments&... arguments) { \
+        BODY<16>(arguments...);                \
     }
 #endif

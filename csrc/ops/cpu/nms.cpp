@@ -12,8 +12,8 @@ namespace visionlab {
 
 namespace {
 
-constexpr int64_t block = 64;     // boxes that are settled among themselves before they act on the later ones
-constexpr int64_t grain = 1024;   // later boxes per thread
+constexpr int64_t block = 64;    // boxes that are settled among themselves before they act on the later ones
+constexpr int64_t grain = 1024;  // later boxes per thread
 
 template <class T>
 struct Boxes {
@@ -74,7 +74,8 @@ template <class T>
 void check_values(const T* boxes, const T* scores, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
         for (int64_t j = 0; j < 4; ++j) {
-            if (!std::isfinite(boxes[4 * i + j])) fail("nms: boxes must be finite, got ", boxes[4 * i + j], " in box ", i);
+            if (!std::isfinite(boxes[4 * i + j]))
+                fail("nms: boxes must be finite, got ", boxes[4 * i + j], " in box ", i);
         }
         if (std::isnan(scores[i])) fail("nms: scores must not be NaN, got one for box ", i);
     }

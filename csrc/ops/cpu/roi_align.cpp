@@ -4,9 +4,11 @@
 #include "../roi_align.h"
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 #include "../../common.h"
+#include "../../memory.h"
 #include "../../simd.h"
 
 namespace visionlab {
@@ -39,6 +41,7 @@ struct AxisTaps {
     std::vector<Tap<T>> taps;
     std::vector<int64_t> ends;
 
+    AxisTaps() = default;
     AxisTaps(const RoIAxis<T>& axis, int64_t bins, int64_t size) {
         ends.reserve(bins);
         for (int64_t bin = 0; bin < bins; ++bin) {
@@ -69,12 +72,15 @@ struct AxisTaps {
 
 template <class T>
 struct RoI {
-    int64_t image;
-    int64_t index;
+    int64_t index = 0;
+    int64_t image = 0;
+    int64_t band = 0;  // which band of rows its center lies in
+    T column = 0;      // of its center
     AxisTaps<T> rows, columns;
 };
 
 constexpr double most_samples = 1 << 16;
+constexpr int64_t band_height = 16;
 
 template <class T>
 RoI<T> make_roi(const T* box, int64_t index, const Pooling& pooling, const Map& map) {
@@ -82,7 +88,7 @@ RoI<T> make_roi(const T* box, int64_t index, const Pooling& pooling, const Map& 
         if (!std::isfinite(box[i])) fail("roi_align: boxes must be finite, got ", box[i], " in box ", index);
     }
     if (!(box[0] >= T(0) && box[0] < T(map.batch))) {
-        fail("roi_align: the batch index of a box must be in [0, ", map.batch, "), got ", box[0], " in box ", index);
+        fail("roi_align: the image index of a box must be in [0, ", map.batch, "), got ", box[0], " in box ", index);
     }
     const T scale = static_cast<T>(pooling.scale);
     const RoIAxis<T> y(box[2], box[4], scale, pooling.height, pooling.sampling_ratio, pooling.aligned);
@@ -91,32 +97,35 @@ RoI<T> make_roi(const T* box, int64_t index, const Pooling& pooling, const Map& 
         fail("roi_align: box ", index, " would take more than ", most_samples,
              " samples along one side of a bin; clip boxes to the image or set sampling_ratio");
     }
-    return {static_cast<int64_t>(box[0]), index, AxisTaps<T>(y, pooling.height, map.height),
+    const T center = std::clamp(y.start + y.bin * T(pooling.height) / T(2), T(0), T(map.height));
+    return {index,
+            static_cast<int64_t>(box[0]),
+            static_cast<int64_t>(center) / band_height,
+            x.start + x.bin * T(pooling.width) / T(2),
+            AxisTaps<T>(y, pooling.height, map.height),
             AxisTaps<T>(x, pooling.width, map.width)};
 }
 
-// The RoIs of each image, in the order given: images[n] up to images[n + 1] of `rois`.
+// All RoIs, those of one image together and then neighbors together, so that what one has read is in cache for the
+// next. Those of image n are first[n] up to first[n + 1].
 template <class T>
 struct RoIs {
     std::vector<RoI<T>> all;
     std::vector<int64_t> first;
 
-    RoIs(const Tensor& boxes, const Pooling& pooling, const Map& map) : first(map.batch + 1, 0) {
+    RoIs(const Tensor& boxes, const Pooling& pooling, const Map& map) : all(boxes.size(0)), first(map.batch + 1, 0) {
         const Tensor rows = torch::stable::contiguous(boxes);
         const T* values = static_cast<const T*>(rows.const_data_ptr());
-        all.reserve(boxes.size(0));
-        for (int64_t i = 0; i < boxes.size(0); ++i) all.push_back(make_roi(values + 5 * i, i, pooling, map));
-        std::stable_sort(all.begin(), all.end(), [](const RoI<T>& a, const RoI<T>& b) { return a.image < b.image; });
+        parallel_for(0, boxes.size(0), 64, [&](int64_t from, int64_t to) {
+            for (int64_t i = from; i < to; ++i) all[i] = make_roi(values + 5 * i, i, pooling, map);
+        });
+        std::sort(all.begin(), all.end(), [](const RoI<T>& a, const RoI<T>& b) {
+            return std::tie(a.image, a.band, a.column, a.index) < std::tie(b.image, b.band, b.column, b.index);
+        });
         for (const RoI<T>& roi : all) ++first[roi.image + 1];
         for (int64_t n = 0; n < map.batch; ++n) first[n + 1] += first[n];
     }
 };
-
-// How many channels one task takes: few enough that every thread has work, a whole number of vector registers.
-int64_t channel_block(const Map& map) {
-    const int64_t wanted = map.batch * map.channels / (2 * static_cast<int64_t>(torch::stable::get_num_threads()));
-    return std::clamp<int64_t>(wanted / 16 * 16, 16, 64);
-}
 
 // ---- kernels: one RoI, `channels` channels side by side ------------------------------------------------------------
 
@@ -153,12 +162,12 @@ VISIONLAB_INLINE void gather(const T* map, int64_t row_stride, int64_t pixel_str
 }
 
 template <int Bytes, class T>
-VISIONLAB_INLINE void pool_body(const T* const& map, int64_t row_stride, int64_t pixel_stride, const RoI<T>& roi,
-                                int64_t channels, T* const& out, int64_t bin_stride) {
+VISIONLAB_INLINE void pool_body(const T* map, int64_t row_stride, int64_t pixel_stride, const RoI<T>& roi,
+                                int64_t channels, T* out, int64_t bin_stride) {
     using V = simd::Vector<T, Bytes>;
     using Scalar = simd::Vector<T, sizeof(T)>;
-    for_each_bin(roi, [&](int64_t bin, int64_t row, int64_t row_end, int64_t column, int64_t column_end)
-                          __attribute__((always_inline)) {
+    for_each_bin(roi, [&](int64_t bin, int64_t row, int64_t row_end, int64_t column,
+                          int64_t column_end) __attribute__((always_inline)) {
         const Tap<T>*rows = roi.rows.taps.data(), *columns = roi.columns.taps.data();
         int64_t c = 0;
         const auto sum = [&](auto vector, auto count) __attribute__((always_inline)) {
@@ -196,12 +205,12 @@ VISIONLAB_INLINE void scatter(T* map, int64_t row_stride, int64_t pixel_stride, 
 }
 
 template <int Bytes, class T>
-VISIONLAB_INLINE void spread_body(T* const& map, int64_t row_stride, int64_t pixel_stride, const RoI<T>& roi,
-                                  int64_t channels, const T* const& grad, int64_t bin_stride) {
+VISIONLAB_INLINE void spread_body(T* map, int64_t row_stride, int64_t pixel_stride, const RoI<T>& roi, int64_t channels,
+                                  const T* grad, int64_t bin_stride) {
     using V = simd::Vector<T, Bytes>;
     using Scalar = simd::Vector<T, sizeof(T)>;
-    for_each_bin(roi, [&](int64_t bin, int64_t row, int64_t row_end, int64_t column, int64_t column_end)
-                          __attribute__((always_inline)) {
+    for_each_bin(roi, [&](int64_t bin, int64_t row, int64_t row_end, int64_t column,
+                          int64_t column_end) __attribute__((always_inline)) {
         const Tap<T>*rows = roi.rows.taps.data(), *columns = roi.columns.taps.data();
         int64_t c = 0;
         const auto add = [&](auto vector, auto count) __attribute__((always_inline)) {
@@ -221,7 +230,7 @@ VISIONLAB_SIMD_LEVELS(spread, spread_body)
 // Writes the (rows, columns) matrix at `from` as (columns, rows) to `to`; neighboring lines are a stride apart.
 template <class T>
 void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
-    constexpr int64_t tile = 16;
+    constexpr int64_t tile = 32;
     for (int64_t column = 0; column < columns; column += tile) {
         const int64_t last = std::min(column + tile, columns);
         for (int64_t row = 0; row < rows; ++row) {
@@ -230,76 +239,79 @@ void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns
     }
 }
 
-// ---- tasks: all RoIs of one image, one block of channels -----------------------------------------------------------
+// ---- tasks ---------------------------------------------------------------------------------------------------------
 
-template <class T, class Function>
-void for_each_block(const Map& map, const Function& function) {
-    const int64_t block = channel_block(map);
+// Calls function(image, first channel, channels) in parallel. No task writes what another one touches, and each value
+// is summed within one task in the order of the RoIs, so nothing depends on the number of threads.
+template <class Function>
+void for_each_block(const Map& map, int64_t most, const Function& function) {
+    const int64_t share = map.batch * map.channels / torch::stable::get_num_threads();
+    const int64_t block = std::clamp<int64_t>((share + 15) / 16 * 16, 16, std::max<int64_t>(most, 16));
     const int64_t blocks = (map.channels + block - 1) / block;
     parallel_for(0, map.batch * blocks, 1, [&](int64_t from, int64_t to) {
-        std::vector<T> plane, bins;
         for (int64_t task = from; task < to; ++task) {
             const int64_t channel = task % blocks * block;
-            function(task / blocks, channel, std::min(block, map.channels - channel), plane, bins);
+            function(task / blocks, channel, std::min(block, map.channels - channel));
         }
     });
 }
 
 template <class T>
-void pool_all(const T* input, const Map& map, bool channels_last, const RoIs<T>& rois, int64_t bins, T* output) {
-    for_each_block<T>(map, [&](int64_t n, int64_t channel, int64_t channels, std::vector<T>& plane,
-                               std::vector<T>& pooled) {
-        const T* source = input + n * map.size() + channel;
-        int64_t pixel = map.channels;
-        if (rois.first[n] == rois.first[n + 1]) return;
-        if (!channels_last) {
-            plane.resize(map.area() * channels);
-            pooled.resize(bins * channels);
-            transpose(input + n * map.size() + channel * map.area(), map.area(), channels, map.area(), plane.data(),
-                      channels);
-            source = plane.data();
-            pixel = channels;
-        }
-        for (int64_t i = rois.first[n]; i < rois.first[n + 1]; ++i) {
+void pool_channels_last(const T* input, const Map& map, const RoIs<T>& rois, int64_t bins, T* output) {
+    parallel_for(0, static_cast<int64_t>(rois.all.size()), 4, [&](int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; ++i) {
             const RoI<T>& roi = rois.all[i];
-            T* target = output + roi.index * map.channels * bins;
-            if (channels_last) {
-                pool(source, map.width * pixel, pixel, roi, channels, target + channel, map.channels);
-            } else {
-                pool(source, map.width * pixel, pixel, roi, channels, pooled.data(), channels);
-                transpose(pooled.data(), channels, bins, channels, target + channel * bins, bins);
-            }
+            pool(input + roi.image * map.size(), map.width * map.channels, map.channels, roi, map.channels,
+                 output + roi.index * bins * map.channels, map.channels);
         }
     });
 }
 
 template <class T>
-void spread_all(const T* grad, const Map& map, bool channels_last, const RoIs<T>& rois, int64_t bins, T* output) {
-    for_each_block<T>(map, [&](int64_t n, int64_t channel, int64_t channels, std::vector<T>& plane,
-                               std::vector<T>& pooled) {
+void spread_channels_last(const T* grad, const Map& map, const RoIs<T>& rois, int64_t bins, T* output) {
+    for_each_block(map, map.channels, [&](int64_t n, int64_t channel, int64_t channels) {
         T* target = output + n * map.size() + channel;
-        int64_t pixel = map.channels;
-        if (rois.first[n] == rois.first[n + 1]) return;
-        if (!channels_last) {
-            plane.assign(map.area() * channels, T(0));
-            pooled.resize(bins * channels);
-            target = plane.data();
-            pixel = channels;
-        }
         for (int64_t i = rois.first[n]; i < rois.first[n + 1]; ++i) {
             const RoI<T>& roi = rois.all[i];
-            const T* source = grad + roi.index * map.channels * bins;
-            if (channels_last) {
-                spread(target, map.width * pixel, pixel, roi, channels, source + channel, map.channels);
-            } else {
-                transpose(source + channel * bins, bins, channels, bins, pooled.data(), channels);
-                spread(target, map.width * pixel, pixel, roi, channels, pooled.data(), channels);
-            }
+            spread(target, map.width * map.channels, map.channels, roi, channels,
+                   grad + roi.index * bins * map.channels + channel, map.channels);
         }
-        if (!channels_last) {
-            transpose(plane.data(), channels, map.area(), channels, output + n * map.size() + channel * map.area(),
-                      map.area());
+    });
+}
+
+// Contiguous maps go through a channels-last copy of this many channels, small enough to stay near the core.
+constexpr int64_t copied_channels = 32;
+
+template <class T>
+void pool_contiguous(const T* input, const Map& map, const RoIs<T>& rois, int64_t bins, T* output) {
+    for_each_block(map, copied_channels, [&](int64_t n, int64_t channel, int64_t channels) {
+        if (rois.first[n] == rois.first[n + 1]) return;
+        const Scratch<T> copy(map.area() * channels), pooled(bins * channels);
+        transpose(input + n * map.size() + channel * map.area(), map.area(), channels, map.area(), copy.data(),
+                  channels);
+        for (int64_t i = rois.first[n]; i < rois.first[n + 1]; ++i) {
+            const RoI<T>& roi = rois.all[i];
+            pool(copy.data(), map.width * channels, channels, roi, channels, pooled.data(), channels);
+            transpose(pooled.data(), channels, bins, channels, output + (roi.index * map.channels + channel) * bins,
+                      bins);
         }
+    });
+}
+
+template <class T>
+void spread_contiguous(const T* grad, const Map& map, const RoIs<T>& rois, int64_t bins, T* output) {
+    for_each_block(map, copied_channels, [&](int64_t n, int64_t channel, int64_t channels) {
+        if (rois.first[n] == rois.first[n + 1]) return;
+        const Scratch<T> copy(map.area() * channels), pooled(bins * channels);
+        std::fill_n(copy.data(), map.area() * channels, T(0));
+        for (int64_t i = rois.first[n]; i < rois.first[n + 1]; ++i) {
+            const RoI<T>& roi = rois.all[i];
+            transpose(grad + (roi.index * map.channels + channel) * bins, bins, channels, bins, pooled.data(),
+                      channels);
+            spread(copy.data(), map.width * channels, channels, roi, channels, pooled.data(), channels);
+        }
+        transpose(copy.data(), channels, map.area(), channels, output + n * map.size() + channel * map.area(),
+                  map.area());
     });
 }
 
@@ -314,7 +326,17 @@ bool is_channels_last(const Tensor& tensor) {
     return true;
 }
 
-MemoryFormat format(bool channels_last) { return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous; }
+MemoryFormat format(bool channels_last) {
+    return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+}
+
+// An uninitialized answer.
+Tensor make_output(const Tensor& like, const Map& map, bool channels_last) {
+    Tensor output = torch::stable::empty({map.batch, map.channels, map.height, map.width}, like.scalar_type(),
+                                         std::nullopt, std::nullopt, std::nullopt, format(channels_last));
+    use_huge_pages(output.mutable_data_ptr(), output.numel() * static_cast<int64_t>(output.element_size()));
+    return output;
+}
 
 }  // namespace
 
@@ -324,11 +346,11 @@ Tensor roi_align(const Tensor& input, const Tensor& boxes, int64_t pooled_height
     const Pooling pooling{pooled_height, pooled_width, spatial_scale, sampling_ratio, aligned};
     const bool channels_last = is_channels_last(input);
     const Tensor source = torch::stable::contiguous(input, format(channels_last));
-    Tensor output = torch::stable::empty({boxes.size(0), map.channels, pooled_height, pooled_width}, input.scalar_type(),
-                                         std::nullopt, std::nullopt, std::nullopt, format(channels_last));
+    Tensor output = make_output(input, {boxes.size(0), map.channels, pooled_height, pooled_width}, channels_last);
     dispatch_floating("roi_align", input.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        pool_all(static_cast<const T*>(source.const_data_ptr()), map, channels_last, RoIs<T>(boxes, pooling, map),
+        const auto pool_all = channels_last ? pool_channels_last<T> : pool_contiguous<T>;
+        pool_all(static_cast<const T*>(source.const_data_ptr()), map, RoIs<T>(boxes, pooling, map),
                  pooled_height * pooled_width, static_cast<T*>(output.mutable_data_ptr()));
     });
     return output;
@@ -340,12 +362,12 @@ Tensor roi_align_backward(const Tensor& grad, const Tensor& boxes, int64_t batch
     const Map map{batch, channels, height, width};
     const Pooling pooling{grad.size(2), grad.size(3), spatial_scale, sampling_ratio, aligned};
     const Tensor source = torch::stable::contiguous(grad, format(channels_last));
-    Tensor output = torch::stable::empty({batch, channels, height, width}, grad.scalar_type(), std::nullopt,
-                                         std::nullopt, std::nullopt, format(channels_last));
+    Tensor output = make_output(grad, map, channels_last);
     torch::stable::zero_(output);
     dispatch_floating("roi_align_backward", grad.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        spread_all(static_cast<const T*>(source.const_data_ptr()), map, channels_last, RoIs<T>(boxes, pooling, map),
+        const auto spread_all = channels_last ? spread_channels_last<T> : spread_contiguous<T>;
+        spread_all(static_cast<const T*>(source.const_data_ptr()), map, RoIs<T>(boxes, pooling, map),
                    pooling.height * pooling.width, static_cast<T*>(output.mutable_data_ptr()));
     });
     return output;
