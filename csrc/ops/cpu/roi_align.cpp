@@ -4,6 +4,7 @@
 #include "../roi_align.h"
 
 #include <algorithm>
+#include <cstring>
 #include <tuple>
 #include <vector>
 
@@ -231,9 +232,19 @@ VISIONLAB_SIMD_LEVELS(spread, spread_body)
 template <class T>
 void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
     constexpr int64_t tile = 32;
+    constexpr int64_t lanes = 4;
     for (int64_t column = 0; column < columns; column += tile) {
         const int64_t last = std::min(column + tile, columns);
-        for (int64_t row = 0; row < rows; ++row) {
+        int64_t row = 0;
+        for (; row + lanes <= rows; row += lanes) {
+            const T* line = from + row * from_stride;
+            for (int64_t i = column; i < last; ++i) {
+                const T together[lanes] = {line[i], line[from_stride + i], line[2 * from_stride + i],
+                                           line[3 * from_stride + i]};
+                std::memcpy(to + i * to_stride + row, together, sizeof together);
+            }
+        }
+        for (; row < rows; ++row) {
             for (int64_t i = column; i < last; ++i) to[i * to_stride + row] = from[row * from_stride + i];
         }
     }
