@@ -72,18 +72,15 @@ def imported_modules(path: Path) -> set[Path]:
     found = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {file_of(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]
-        else:
-            continue
-        for name in names:
-            base = ROOT / Path(*name.split("."))
-            if base.with_suffix(".py").exists():
-                found.add(base.with_suffix(".py"))
-            elif (base / "__init__.py").exists() and name != "visionlab":
-                found.add(base / "__init__.py")
-    return found - {path}
+            found |= {file_of(f"{node.module}.{alias.name}") or file_of(node.module) for alias in node.names}
+    return {other for other in found if other and other != path}
+
+
+def file_of(module: str) -> Path | None:
+    base = ROOT / Path(*module.split("."))
+    return next((file for file in (base.with_suffix(".py"), base / "__init__.py") if file in MODULES), None)
 
 
 def test_only_one_file_says_torch_distributed():

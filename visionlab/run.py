@@ -112,7 +112,9 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
     task = DetectTask(detector)
 
     def evaluate(step: int) -> dict[str, float]:
-        return _measure(run, detector, data, folder, step, device).summary()
+        summary = _measure(run, detector, data, folder, step, device).summary()
+        # Without any object to find there is no AP, but something must be best.
+        return {"AP": 0.0} | {name: value for name, value in summary.items() if value is not None}
 
     def save(name: str) -> None:
         resize = build.resize(run)

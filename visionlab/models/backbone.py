@@ -84,7 +84,7 @@ class Backbone(nn.Module):
         frozen_stages: int = 0,
         norm: Literal["train", "frozen", "sync", "group"] = "train",
         image_size: int | None = None,
-        options: dict[str, int | float | bool | str] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.name = name
