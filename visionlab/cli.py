@@ -58,11 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--threshold", type=float, default=0.5, help="least score drawn (default: %(default)s)")
     command.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
 
-    command = add("check-data", _check_data, "Name every fault of a COCO dataset by file and annotation id.")
-    command.add_argument("annotations", type=Path, help="a COCO json file")
-    command.add_argument("images", type=Path, help="the folder of its images")
-    command.add_argument("--decode", action="store_true", help="also decode every image in full")
-    command.add_argument("--json", action="store_true", help="print JSON instead of text")
+    command = add("check-data", _check_data, "Name every fault of images and labels by file and annotation id.")
+    command.add_argument("annotations", nargs="?", type=Path, help="a COCO json; left out, images alone are checked")
+    command.add_argument("images", type=Path, help="the folder of the images")
+    command.add_argument("--headers", action="store_true", help="read headers only: fast, but misses damaged files")
+    command.add_argument("--all", action="store_true", help="spell out all problems, not the first 20 of each kind")
+    command.add_argument("--json", action="store_true", help="print JSON, with all problems, instead of text")
 
     command = add("report", _report, "Write report.html and report.json of a run folder again.")
     command.add_argument("run", type=Path)
@@ -101,7 +102,7 @@ def _train(options: argparse.Namespace) -> int | None:
         return None
     configs, overrides = _split(options.words)
     runs = [load(config, overrides) for config in configs]
-    if len({run.out for run in runs}) < len(runs):
+    if len({Path(run.out).resolve() for run in runs}) < len(runs):
         raise ValueError(f"expected a run folder for each config, got out: {', '.join(run.out for run in runs)}")
     if options.show:
         print("---\n".join(show(run) for run in runs), end="")
@@ -129,11 +130,22 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _check_data(options: argparse.Namespace) -> int:
-    from visionlab.data.coco_check import check_dataset
+    from rich.console import Console
+    from rich.progress import Progress
 
-    check = check_dataset(options.annotations, options.images, decode=options.decode)
-    print(json.dumps(check.to_json(), indent=1) if options.json else check)
-    return 1 if check.problems else 0
+    from visionlab.data.check import check_dataset
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("reading images", total=None)
+        result = check_dataset(
+            annotations=None if options.annotations is None else str(options.annotations),
+            images=str(options.images),
+            decode=not options.headers,
+            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    print(json.dumps(result.to_dict(), indent=1) if options.json else result.to_text(None if options.all else 20))
+    return result.exit_status
 
 
 def _report(options: argparse.Namespace) -> None:

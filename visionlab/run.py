@@ -12,16 +12,18 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 from visionlab import __version__, distributed
 from visionlab.config import build
 from visionlab.config.data import LabelledData
-from visionlab.config.load import show
+from visionlab.config.load import ConfigError, load, show
 from visionlab.config.schema import Detect, Pretrain
 from visionlab.data.folder import find_images
 from visionlab.data.images import ImageError, read_image
@@ -44,7 +46,7 @@ from visionlab.train.loop import train
 console = Console()
 
 # Settings that change where and how a run is done, but not what comes out: a run may be resumed with others.
-UNESSENTIAL = {"out", "device", "loader.workers", "checkpoints", "log"}
+UNESSENTIAL = ("out.", "device.", "loader.workers.", "checkpoints.", "log.")
 RECORDED = ("torch", "timm", "albumentations", "numpy", "pillow", "pycocotools")
 
 
@@ -54,20 +56,23 @@ def execute_all(runs: Sequence[Pretrain | Detect]) -> int | None:
     Returns:
         None when all are done, or 128 + the number of the signal that stopped one.
     """
+    status = None
     for run in runs:
         try:
             execute(run)
         except Interrupted as stop:
             _say(str(stop))
-            return 128 + stop.signal
-    return None
+            status = 128 + stop.signal
+            break
+    distributed.stop()
+    return status
 
 
 def execute(run: Pretrain | Detect) -> Path:
     """Do one run, or what is left of it, and return its folder."""
     device = _start(run)
     folder = _open_folder(run, device)
-    _say(f"[bold]{run.task}[/bold] in {folder} on {device}")
+    _say(f"{run.task} in {folder} on {device}", style="bold")
     if isinstance(run, Pretrain):
         _pretrain(run, folder, device)
     else:
@@ -176,13 +181,14 @@ def evaluate(run: Pretrain | Detect) -> CocoMetrics:
         raise ValueError("evaluate: expected validation images in the section data, got none")
     metrics = _measure(run, detector, data, folder, 0, device)
     if distributed.is_main():
-        table = Table("metric", run.weights)
+        table = Table("metric", escape(run.weights))
         for name, value in metrics.summary().items():
             table.add_row(name, "nothing to find" if value is None else f"{100 * value:.2f}")
         for name, value in metrics.per_class.items():
-            table.add_row(f"AP of {name}", "not in these images" if value is None else f"{100 * value:.2f}")
+            table.add_row(f"AP of {escape(name)}", "not in these images" if value is None else f"{100 * value:.2f}")
         console.print(table)
         _say(f"written: {folder / 'eval'}")
+    distributed.stop()
     return metrics
 
 
@@ -207,11 +213,12 @@ def predict(run: Path, images: Sequence[Path], out: Path, *, threshold: float = 
         "categories": [{"id": label + 1, "name": name} for label, name in enumerate(predictor.classes)],
         "annotations": [],
     }
-    for number, file in enumerate(track(files, "detecting", console=console, transient=True), start=1):
+    bar = track(files, "detecting", console=console, transient=True, disable=not console.is_terminal)
+    for number, file in enumerate(bar, start=1):
         try:
             image = read_image(file)
         except ImageError as error:
-            _say(f"[yellow]left out[/yellow] {error}")
+            _say(f"left out: {error}", style="yellow")
             continue
         found = predictor([image])[0]
         size = image.shape[:2]
@@ -250,14 +257,20 @@ def choose_device(name: str) -> torch.device:
 
 def fingerprint(run: Pretrain | Detect) -> str:
     """Return a text that changes with every setting that changes what a run computes."""
-    settings = run.model_dump(mode="json")
-    for path in UNESSENTIAL:
-        *sections, key = path.split(".")
-        inner = settings
-        for section in sections:
-            inner = inner[section]
-        inner.pop(key)
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_essential(run), sort_keys=True).encode()).hexdigest()
+
+
+def _essential(run: Pretrain | Detect) -> dict[str, Any]:
+    """Return the settings that change what a run computes, by ``section.key``."""
+    settings = _flat(run.model_dump(mode="json"))
+    return {key: value for key, value in settings.items() if not f"{key}.".startswith(UNESSENTIAL)}
+
+
+def _flat(settings: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+    return flat
 
 
 def _start(run: Pretrain | Detect) -> torch.device:
@@ -273,7 +286,11 @@ def _open_folder(run: Pretrain | Detect, device: torch.device) -> Path:
     """Make the run folder and write down what runs, and on what."""
     folder = Path(run.out)
     if distributed.is_main():
+        _refuse_other_settings(run, folder)
         _make_folders(folder)
+        if not _can_resume(folder):
+            for measured in (folder / "eval").glob("step_*.json"):
+                measured.unlink()  # of an earlier run, whose checkpoints someone removed
         _write(folder / "config.yaml", show(run))
         environment = {
             "task": run.task,
@@ -291,6 +308,26 @@ def _open_folder(run: Pretrain | Detect, device: torch.device) -> Path:
     return folder
 
 
+def _refuse_other_settings(run: Pretrain | Detect, folder: Path) -> None:
+    """Stop before anything is written over, where a run that can be resumed was made with other settings."""
+    if not _can_resume(folder):
+        return
+    try:
+        then, now = _essential(load(folder / "config.yaml")), _essential(run)
+    except ConfigError:
+        return  # made by another version; the checkpoint itself knows whether it fits
+    changed = [f"{key} was {then.get(key)}, is {now.get(key)}" for key in now | then if now.get(key) != then.get(key)]
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with other settings ({'; '.join(changed)}); give the run another folder, restore "
+            f"the settings, or remove {folder / 'checkpoints'} to start from step 0"
+        )
+
+
+def _can_resume(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob("step_*.pt"))
+
+
 def _make_folders(folder: Path) -> None:
     for name in ("eval", "pictures"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -305,9 +342,9 @@ def _load(run: Pretrain | Detect, backbone: Backbone) -> None:
 def _tell(problems: Sequence[Problem], most: int = 5) -> None:
     """Name what was wrong with the data, the first few in full."""
     for problem in problems[:most]:
-        _say(f"[yellow]data[/yellow] {problem}")
+        _say(f"data: {problem}", style="yellow")
     if len(problems) > most:
-        _say(f"[yellow]data[/yellow] … and {len(problems) - most} more; `visionlab check-data` lists them all")
+        _say(f"data: … and {len(problems) - most} more; `visionlab check-data` lists them all", style="yellow")
 
 
 def _git_commit() -> str | None:
@@ -325,6 +362,6 @@ def _write(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _say(text: str) -> None:
+def _say(text: str, style: str = "") -> None:
     if distributed.is_main():
-        console.print(text, soft_wrap=True, highlight=False)
+        console.print(text, style=style, markup=False, soft_wrap=True, highlight=False)
