@@ -21,7 +21,9 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / "native"
 NATIVE = os.environ.get("VISIONLAB_NATIVE") != "0"
-CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wno-psabi"
+CXX_FLAGS = (
+    "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wno-psabi"
+)
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000ULL"  # loads in torch 2.10 and every later one
 CUDA_ARCHS = "80 86 89 90 100 120"
 
@@ -55,7 +57,7 @@ def cuda_flags(nvcc: str) -> str:
 
 
 def ninja_rules(torch: Path) -> str:
-    """The build of both libraries. Linking needs only the names of torch's libraries, so empty ones stand in for them."""
+    """The build of both libraries. Linking needs only the names of torch's libraries: empty ones stand in for them."""
     cxx = find_tool([os.environ["CXX"]] if "CXX" in os.environ else ["c++", "g++", "clang++"], "a C++17 compiler")
     nvcc = shutil.which("nvcc") if os.environ.get("VISIONLAB_CUDA") != "0" else None
     sanitize = os.environ.get("VISIONLAB_SANITIZE")
@@ -112,12 +114,16 @@ class BuildNative(build_ext):
             return
         torch = find_torch()
         if torch is None:
-            raise SystemExit("error: no torch >= 2.10 to build with: install torch, or name its folder in VISIONLAB_TORCH_DIR")
+            raise SystemExit(
+                "error: no torch >= 2.10 to build with: install torch, or name its folder in VISIONLAB_TORCH_DIR"
+            )
         BUILD.mkdir(parents=True, exist_ok=True)
         (BUILD / "build.ninja").write_text(ninja_rules(torch))
         ninja = find_tool(["ninja", "ninja-build"], "ninja")
         if subprocess.run([ninja, "-C", str(BUILD)]).returncode:
-            raise SystemExit("error: the operators did not compile, see above; VISIONLAB_NATIVE=0 installs without them")
+            raise SystemExit(
+                "error: the operators did not compile, see above; VISIONLAB_NATIVE=0 installs without them"
+            )
         for library in self.built():
             shutil.copy2(BUILD / library, target / library)
 

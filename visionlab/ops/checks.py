@@ -29,21 +29,21 @@ def check_floating(op: str, **tensors: Tensor) -> None:
             )
 
 
-def check_shape(op: str, name: str, tensor: Tensor, expected: str, *sizes: int | None) -> None:
-    """Refuse a tensor whose shape is not ``sizes``; None stands for any size.
+def check_shape(op: str, name: str, tensor: Tensor, *sizes: int | str) -> None:
+    """Refuse a tensor of another shape.
 
     Args:
         op: the operator, for the message.
         name: the argument, for the message.
         tensor: the argument.
-        expected: the shape in words, for the message.
-        sizes: the size of each dimension.
+        sizes: the size of each dimension; a letter stands for any size.
     """
     fits = tensor.dim() == len(sizes) and all(
-        size is None or tensor.shape[dim] == size for dim, size in enumerate(sizes)
+        isinstance(size, str) or tensor.shape[dim] == size for dim, size in enumerate(sizes)
     )
     if not fits:
-        raise ValueError(f"{op}: {name} must have shape {expected}, got {tuple(tensor.shape)}")
+        expected = ", ".join(str(size) for size in sizes) + ("," if len(sizes) == 1 else "")
+        raise ValueError(f"{op}: {name} must have shape ({expected}), got {tuple(tensor.shape)}")
 
 
 def widen(tensor: Tensor) -> Tensor:

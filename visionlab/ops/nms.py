@@ -61,10 +61,10 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
 def _checked(op: str, boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
     check_floating(op, boxes=boxes, scores=scores)
-    check_shape(op, "boxes", boxes, "(N, 4)", None, 4)
-    check_shape(op, "scores", scores, f"({len(boxes)},), one per box", len(boxes))
+    check_shape(op, "boxes", boxes, "N", 4)
+    check_shape(op, "scores", scores, boxes.shape[0])
     if idxs is not None:
-        check_shape(op, "idxs", idxs, f"({len(boxes)},), one per box", len(boxes))
+        check_shape(op, "idxs", idxs, boxes.shape[0])
         if idxs.device != boxes.device:
             raise ValueError(f"{op}: idxs must be on the device of boxes, {boxes.device}, got {idxs.device}")
         idxs = idxs.long()

@@ -18,7 +18,7 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-# ---- nms --------------------------------------------------------------------------------------------------------------
+# ---- nms -----------------------------------------------------------------------------------------------------
 
 
 def nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
@@ -62,7 +62,7 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:
     return shared / (areas[0][:, None] + areas[1] - shared)
 
 
-# ---- roi_align --------------------------------------------------------------------------------------------------------
+# ---- roi_align -----------------------------------------------------------------------------------------------
 
 
 def roi_align(
@@ -116,7 +116,7 @@ def _matrices(
     if len(outside):
         box = int(outside[0])
         raise RuntimeError(
-            f"roi_align: the batch index of a box must be in [0, {shape[0]}), got {images[box]} in box {box}"
+            f"roi_align: the image index of a box must be in [0, {shape[0]}), got {images[box]} in box {box}"
         )
     for image in range(shape[0]):
         for rois in (images == image).nonzero()[:, 0].split(_ROI_BLOCK):

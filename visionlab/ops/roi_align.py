@@ -112,11 +112,11 @@ def roi_align(
         RuntimeError: if a box is not finite, names no image, or is so large that it must be clipped.
     """
     height, width = _pair(output_size)
-    check_shape("roi_align", "input", input, "(N, C, H, W)", None, None, None, None)
+    check_shape("roi_align", "input", input, "N", "C", "H", "W")
     boxes = _with_image_index(boxes, input)
     check_floating("roi_align", input=input, boxes=boxes)
-    check_shape("roi_align", "boxes", boxes, "(K, 5), image index and x1, y1, x2, y2", None, 5)
-    if len(boxes) and not (input.shape[2] and input.shape[3]):
+    check_shape("roi_align", "boxes", boxes, "K", 5)
+    if 0 in input.shape[2:] and boxes.shape[0]:
         raise ValueError(f"roi_align: input must have pixels to pool from, got shape {tuple(input.shape)}")
     values = widen(input)
     boxes = boxes.detach().to(values.dtype)
@@ -137,10 +137,12 @@ def _with_image_index(boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor
     if isinstance(boxes, Tensor):
         return boxes
     if len(boxes) != input.shape[0]:
-        raise ValueError(f"roi_align: a list of boxes must have one tensor per image, {input.shape[0]}, got {len(boxes)}")
+        raise ValueError(
+            f"roi_align: a list of boxes must have one tensor per image, {input.shape[0]}, got {len(boxes)}"
+        )
     for i, of_image in enumerate(boxes):
         check_floating("roi_align", **{"input": input, f"boxes[{i}]": of_image})
-        check_shape("roi_align", f"boxes[{i}]", of_image, "(L, 4)", None, 4)
+        check_shape("roi_align", f"boxes[{i}]", of_image, "L", 4)
     if not boxes:
         return input.new_zeros((0, 5))
     return torch.cat([nn.functional.pad(of_image, (1, 0), value=i) for i, of_image in enumerate(boxes)])
