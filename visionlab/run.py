@@ -47,7 +47,7 @@ console = Console()
 
 # Settings that change where and how a run is done, but not what comes out: a run may be resumed with others.
 UNESSENTIAL = ("out.", "device.", "loader.workers.", "checkpoints.", "log.")
-RECORDED = ("torch", "timm", "albumentations", "numpy", "pillow", "pycocotools")
+RECORDED = ("timm", "albumentations", "numpy", "pillow", "pycocotools")
 
 
 def execute_all(runs: Sequence[Pretrain | Detect]) -> int | None:
@@ -300,7 +300,7 @@ def _open_folder(run: Pretrain | Detect, device: torch.device) -> Path:
             "processes": distributed.world_size(),
             "threads": torch.get_num_threads(),
             "git_commit": _git_commit(),
-            "versions": {"visionlab": __version__, "python": platform.python_version()}
+            "versions": {"visionlab": __version__, "python": platform.python_version(), "torch": torch.__version__}
             | {name: version(name) for name in RECORDED},
         }
         _write(folder / "environment.json", json.dumps(environment, indent=1))

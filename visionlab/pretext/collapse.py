@@ -8,6 +8,7 @@ from torch import Tensor
 
 COLLAPSED_STD = 0.05
 COLLAPSED_RANK = 1.5
+MIN_ROWS = 8  # a healthy embedding of fewer images may lie close to a line
 
 
 def embedding_std(embedding: Tensor) -> Tensor:
@@ -46,14 +47,14 @@ def collapse_warnings(embedding: Tensor) -> list[str]:
     """Return a sentence for each way in which an embedding has collapsed; none for a healthy one.
 
     Args:
-        embedding: ``(M, D)`` with M of at least 3.
+        embedding: ``(M, D)``; a single row tells nothing.
     """
-    if embedding_std(embedding) < COLLAPSED_STD:
+    if len(embedding) > 1 and embedding_std(embedding) < COLLAPSED_STD:
         return [
             f"the representation has COLLAPSED: all images get nearly the same embedding (embedding_std is below "
             f"{COLLAPSED_STD}); a detector gains nothing from this encoder"
         ]
-    if effective_rank(embedding) < COLLAPSED_RANK:
+    if len(embedding) >= MIN_ROWS and effective_rank(embedding) < COLLAPSED_RANK:
         return [
             f"the representation has COLLAPSED to a line: images differ in one direction only (effective_rank is below "
             f"{COLLAPSED_RANK}); a detector gains nothing from this encoder"

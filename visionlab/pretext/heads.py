@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
+from visionlab.models.norm import SyncBatchNorm
+
 
 def projection_mlp(in_features: int, hidden_features: int, out_features: int) -> nn.Sequential:
     """Return SimCLR's projection: linear, batch norm, ReLU, linear.
+
+    The statistics of the batch norm are those of all processes, so their number changes nothing.
 
     Args:
         in_features: width of the pooled encoder features.
@@ -17,7 +21,7 @@ def projection_mlp(in_features: int, hidden_features: int, out_features: int) ->
     """
     return nn.Sequential(
         nn.Linear(in_features, hidden_features, bias=False),
-        nn.BatchNorm1d(hidden_features),
+        SyncBatchNorm(hidden_features),
         nn.ReLU(inplace=True),
         nn.Linear(hidden_features, out_features),
     )

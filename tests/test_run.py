@@ -1,0 +1,339 @@
+"""The life of a run: from images to a detector, on being killed and started again, and with faulty input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import DETECT, PRETRAIN, read_file, read_rows, visionlab, write_config
+
+from visionlab import load_detector, run
+from visionlab.config import build
+from visionlab.data.images import read_image
+from visionlab.models.backbone import Backbone
+from visionlab.models.weights import save_backbone
+from visionlab.predictor import Predictor
+from visionlab.structures import Detections
+from visionlab.tasks.detect import DetectTask
+from visionlab.tasks.pretrain import PretrainTask
+
+ROOT = Path(__file__).parents[1]
+TASKS = {"pretrain": PretrainTask, "detect": DetectTask}
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Reports take longer than the runs here; only the tests of the whole path write them."""
+    monkeypatch.setattr(run, "write_report", lambda folder: folder / "report.html")
+
+
+# --- from images to a detector ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the whole path was run: pretrain, then detect from its backbone."""
+    return tmp_path_factory.mktemp("path")
+
+
+@pytest.fixture(scope="module")
+def in_memory(folder):
+    """The detector as its run left it in memory."""
+    configs = (
+        write_config(folder, PRETRAIN),
+        write_config(folder, DETECT, weights=str(folder / "pretrain" / "backbone.safetensors")),
+    )
+    built = []
+    make = build.detector
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "detector", lambda *arguments: built.append(make(*arguments)) or built[0])
+        assert visionlab("train", *configs) == 0
+    return built[0]
+
+
+def test_a_pretraining_run_leaves_what_a_report_needs(folder, in_memory):
+    rows = read_rows(folder / "pretrain")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(row["loss"] == row["losses/rotation"] > 0 for row in rows)
+    environment = json.loads((folder / "pretrain" / "environment.json").read_text())
+    assert environment["task"] == "pretrain"
+    assert environment["versions"]["torch"] == torch.__version__
+    with Image.open(folder / "pretrain" / "pictures" / "views.jpg") as views:
+        assert min(views.size) >= 32
+    report = (folder / "pretrain" / "report.html").read_text()
+    assert "effective" in report
+    assert json.loads((folder / "pretrain" / "report.json").read_text())["weights"] == ["backbone.safetensors"]
+
+
+def test_a_detector_run_leaves_metrics_results_and_pictures(folder, in_memory):
+    out = folder / "detect"
+    measured = json.loads((out / "eval" / "step_00000003.json").read_text())
+    assert measured["step"] == 3
+    assert read_rows(out)[-1]["eval/AP"] == measured["metrics"]["AP"]
+    assert {row["image_id"] for row in json.loads((out / "eval" / "step_00000003_results.json").read_text())}
+    assert len(list((out / "pictures").glob("val_*.jpg"))) == 4
+    assert json.loads((out / "report.json").read_text())["evaluation"]["metrics"]["AP"] == measured["metrics"]["AP"]
+
+
+def test_a_loaded_detector_finds_what_the_run_found(folder, in_memory):
+    """The run's results are in pixels of the files, 64 wide; the detector saw them 48 wide."""
+    truth = json.loads((folder / "data" / "annotations" / "val.json").read_text())
+    files = {image["id"]: folder / "data" / "val" / image["file_name"] for image in truth["images"]}
+    rows = json.loads((folder / "detect" / "eval" / "step_00000003_results.json").read_text())
+    categories = [category["id"] for category in truth["categories"]]
+    predictor = load_detector(folder / "detect")
+    assert predictor.classes == [category["name"] for category in truth["categories"]]
+    found = predictor(list(files.values()))
+    assert max(part.boxes.max().item() for part in found) > 48
+    for image_id, part in zip(files, found, strict=True):
+        assert isinstance(part, Detections)
+        mine = [row for row in rows if row["image_id"] == image_id]
+        assert len(part) == len(mine) > 10
+        assert (part.scores.diff() <= 0).all()
+        sides = part.boxes.clone()
+        sides[:, 2:] -= sides[:, :2]
+        np.testing.assert_allclose(sides, [row["bbox"] for row in mine], atol=1e-3)
+        np.testing.assert_allclose(part.scores, [row["score"] for row in mine], atol=1e-5)
+        assert [categories[label] for label in part.labels] == [row["category_id"] for row in mine]
+
+
+def test_a_detector_from_its_file_is_the_one_in_memory(folder, in_memory):
+    images = [read_image(file) for file in sorted((folder / "data" / "val").iterdir())]
+    loaded = load_detector(folder / "detect" / "detector.safetensors")
+    for ours, theirs in zip(loaded(images), Predictor(in_memory, loaded.resize)(images), strict=True):
+        assert torch.equal(ours.boxes, theirs.boxes)
+        assert torch.equal(ours.scores, theirs.scores)
+        assert torch.equal(ours.labels, theirs.labels)
+
+
+def test_a_finished_run_is_left_as_it_is(folder, in_memory, capsys):
+    kept = {path: path.read_bytes() for path in (folder / "detect").rglob("*") if path.is_file()}
+    assert visionlab("train", folder / "detect.yaml") == 0
+    assert "going on after step 3 of 3" in capsys.readouterr().out
+    for path, content in kept.items():
+        if path.name == "detector.safetensors":
+            assert path.read_bytes() == content
+        elif path.name not in ("environment.json", "report.html", "report.json"):
+            assert path.read_bytes() == content, path
+
+
+def test_the_best_detector_is_kept(tmp_path, no_report, monkeypatch):
+    """The second of three evaluations is the best; the file holds the weights of that step."""
+    states = []
+
+    def measure(run, detector, *_):
+        states.append({name: value.clone() for name, value in detector.state_dict().items()})
+        scores = {"AP": [0.1, 0.3, 0.2][len(states) - 1], "AP50": None}
+        return type("Metrics", (), {"summary": lambda self: scores})()
+
+    monkeypatch.setattr(run, "_measure", measure)
+    assert visionlab("train", write_config(tmp_path, DETECT), "train.evaluate_every=1") == 0
+    _, kept = read_file(tmp_path / "detect" / "detector.safetensors")
+    assert all(torch.equal(kept[name], value) for name, value in states[1].items())
+    assert any(not torch.equal(states[1][name], value) for name, value in states[2].items())
+
+
+def test_without_validation_images_the_last_detector_is_kept(tmp_path, folder, in_memory, no_report):
+    data = {"name": "coco", "root": str(folder / "data"), "annotations": "annotations/train.json", "images": "train"}
+    assert visionlab("train", write_config(tmp_path, DETECT, data=data)) == 0
+    assert load_detector(tmp_path / "detect")(sorted((folder / "data" / "val").iterdir())[:1])
+    assert not any((tmp_path / "detect" / "eval").iterdir())
+
+
+# --- killed, and started again ---------------------------------------------------------------------------------------
+
+STEPS = 6
+SETTINGS = {  # a checkpoint after 2 and 4 steps, rows of 3 steps, so that a row spans a checkpoint
+    "pretrain": {"train": {"steps": STEPS, "ema_decay": 0.9}, "optimizer": {"name": "adamw", "lr": 0.001}},
+    "detect": {"train": {"steps": STEPS, "evaluate_every": 3, "clip_norm": 1.0}},
+}
+COMMON = {"checkpoints": {"every": 2}, "log": {"every": 3}, "schedule": {"name": "cosine", "warmup_steps": 2}}
+
+
+def trained(folder: Path, task: str, *overrides: str) -> int:
+    config = {"pretrain": PRETRAIN, "detect": DETECT}[task]
+    return visionlab("train", write_config(folder, config, **COMMON, **SETTINGS[task]), *overrides)
+
+
+@pytest.fixture(scope="module", params=["pretrain", "detect"])
+def uninterrupted(request, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "write_report", lambda folder: folder / "report.html")
+        assert trained(folder, request.param) == 0
+    return folder / request.param
+
+
+class Crash(RuntimeError):
+    pass
+
+
+def dying(after_step, at: dict[int, str]):
+    """Return ``Task.after_step`` with accidents in it, each of which happens once."""
+
+    def after(self, step):
+        after_step(self, step)
+        accident = at.pop(step, None)
+        if accident == "crash":
+            raise Crash
+        if accident:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return after
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_was_killed_twice_equals_one_that_was_not(uninterrupted, workers, tmp_path, no_report, monkeypatch):
+    """Bit for bit: weights, rows and evaluations. The uninterrupted run read its images without workers."""
+    task = uninterrupted.name
+    accidents = {2: "crash", 4: "SIGTERM"}
+    monkeypatch.setattr(TASKS[task], "after_step", dying(TASKS[task].after_step, accidents))
+    words = (task, f"loader.workers={workers}")
+    with pytest.raises(Crash):
+        trained(tmp_path, *words)
+    assert sorted(path.name for path in (tmp_path / task / "checkpoints").iterdir()) == ["step_00000002.pt"]
+    assert trained(tmp_path, *words) == 128 + signal.SIGTERM
+    assert not (tmp_path / task / "backbone.safetensors").exists()
+    assert trained(tmp_path, *words, "checkpoints.keep=1") == 0
+    assert not accidents
+
+    assert read_rows(tmp_path / task) == read_rows(uninterrupted)
+    for path in uninterrupted.glob("*.safetensors"):
+        expected, found = read_file(path), read_file(tmp_path / task / path.name)
+        assert found[0] == expected[0]
+        assert found[1].keys() == expected[1].keys()
+        assert all(torch.equal(found[1][name], value) for name, value in expected[1].items())
+    measured = sorted((uninterrupted / "eval").iterdir())
+    assert [path.name for path in sorted((tmp_path / task / "eval").iterdir())] == [path.name for path in measured]
+    assert all((tmp_path / task / "eval" / path.name).read_bytes() == path.read_bytes() for path in measured)
+
+
+def test_other_settings_are_refused_and_nothing_is_touched(uninterrupted, capsys):
+    kept = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+    assert trained(uninterrupted.parent, uninterrupted.name, "train.clip_norm=3", "seed=1") == 2
+    errors = capsys.readouterr().err
+    before = "None" if uninterrupted.name == "pretrain" else "1.0"
+    assert f"(seed was 0, is 1; train.clip_norm was {before}, is 3.0)" in errors
+    assert errors.count("\n") == 1
+    assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == kept
+
+
+def test_a_run_from_the_start_drops_the_evaluations_of_the_one_before(tmp_path, no_report):
+    config = write_config(tmp_path, DETECT)
+    assert visionlab("train", config) == 0
+    shutil.rmtree(tmp_path / "detect" / "checkpoints")
+    assert visionlab("train", config, "train.steps=2") == 0
+    names = sorted(path.name for path in (tmp_path / "detect" / "eval").iterdir())
+    assert names == ["step_00000002.json", "step_00000002_results.json"]
+    assert [row["step"] for row in read_rows(tmp_path / "detect")] == [1, 2, 2]
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("config", "loss"), [(PRETRAIN, "rotation"), (DETECT, "rpn/objectness")])
+def test_a_loss_that_is_not_finite_ends_the_run(config, loss, tmp_path, capsys, no_report):
+    assert visionlab("train", write_config(tmp_path, config), "optimizer.lr=1e30", "train.clip_norm=null") == 2
+    errors = capsys.readouterr().err
+    assert f"the loss {loss} is nan in step 2; images: {tmp_path / 'data'}" in errors
+    assert errors.count("\n") == 1
+    last = read_rows(tmp_path / config["task"])[-1]
+    assert loss in last["error"]
+    assert len(last["files"]) == config["loader"]["batch_size"]
+
+
+def test_an_encoder_that_is_dead_is_called_collapsed(tmp_path, capsys, no_report):
+    backbone = Backbone(**PRETRAIN["backbone"])
+    torch.nn.utils.vector_to_parameters(
+        torch.zeros(sum(p.numel() for p in backbone.parameters())), backbone.parameters()
+    )
+    save_backbone(backbone, tmp_path / "dead.safetensors", provenance={})
+    config = write_config(tmp_path, PRETRAIN)
+    assert visionlab("train", config, f"weights={tmp_path / 'dead.safetensors'}") == 0
+    assert "WARNING: the representation has COLLAPSED" in capsys.readouterr().out
+    rows = read_rows(tmp_path / "pretrain")
+    assert sum("COLLAPSED" in row.get("warning", "") for row in rows) == 1
+    assert all(row["meters/embedding_std"] == 0 for row in rows if "loss" in row)
+
+    assert visionlab("train", config, f"out={tmp_path / 'alive'}") == 0
+    assert "COLLAPSED" not in capsys.readouterr().out
+    assert all(row["meters/embedding_std"] > 0.1 for row in read_rows(tmp_path / "alive"))
+
+
+@pytest.fixture
+def faulty(tmp_path) -> Path:
+    """A folder of eight images; of one half is missing, and one is text."""
+    images = tmp_path / "images"
+    images.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        Image.fromarray(generator.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(images / f"{number}.jpg")
+    (images / "3.jpg").write_bytes((images / "3.jpg").read_bytes()[:1000])
+    (images / "5.jpg").write_text("not an image")
+    return images
+
+
+@pytest.mark.parametrize("policy", ["repair", "skip"])
+def test_faulty_images_are_named_and_the_run_goes_on(policy, faulty, tmp_path, capsys, caplog, no_report):
+    data = {"name": "folder", "root": str(faulty), "policy": policy}
+    assert visionlab("train", write_config(tmp_path, PRETRAIN, data=data)) == 0
+    assert f"data: {faulty / '5.jpg'}: unreadable-file" in capsys.readouterr().out
+    assert str(faulty / "3.jpg") in caplog.text
+    assert read_file(tmp_path / "pretrain" / "backbone.safetensors")[0]["images"] == "7"
+
+
+@pytest.mark.parametrize("name", ["3.jpg", "5.jpg"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_under_the_policy_fail_a_faulty_image_is_an_error(name, workers, faulty, tmp_path, capsys, no_report):
+    (faulty / {"3.jpg": "5.jpg", "5.jpg": "3.jpg"}[name]).unlink()
+    data = {"name": "folder", "root": str(faulty), "policy": "fail"}
+    assert visionlab("train", write_config(tmp_path, PRETRAIN, data=data), f"loader.workers={workers}") == 2
+    errors = capsys.readouterr().err
+    assert str(faulty / name) in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("policy", ["repair", "skip"])
+def test_no_odd_image_crashes_a_run(policy, test_data, tmp_path, no_report):
+    data = {"name": "folder", "root": str(test_data / "odd_images"), "policy": policy}
+    config = write_config(tmp_path, PRETRAIN, data=data, loader={"batch_size": 32, "workers": 0})
+    assert visionlab("train", config, "train.steps=2") == 0
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pretext", "norm"), [("rotation", "group"), ("simclr", "sync")])
+def test_two_processes_under_torchrun_are_one(pretext, norm, tmp_path):
+    """Pretrain and detect in one command: the losses of each step are those of a single process."""
+    backbone = PRETRAIN["backbone"] | {"norm": norm}
+    sections = {"pretext": {"name": pretext, "image_size": 32}, "backbone": backbone}
+    frozen = PRETRAIN["backbone"] | {"norm": "frozen"}
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    for name in ("one", "two"):
+        weights = {"weights": str(tmp_path / name / "pretrain" / "backbone.safetensors")} if norm == "sync" else {}
+        write_config(tmp_path / name, PRETRAIN, **sections)
+        write_config(tmp_path / name, DETECT, backbone=frozen, **weights)
+    assert visionlab("train", tmp_path / "one" / "pretrain.yaml", tmp_path / "one" / "detect.yaml") == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["tools/train.py", str(tmp_path / "two" / "pretrain.yaml"), str(tmp_path / "two" / "detect.yaml")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("backbone: ") == done.stdout.count("detector: ") == 1
+    assert "rror" not in done.stderr
+    for task in ("pretrain", "detect"):
+        one, two = read_rows(tmp_path / "one" / task), read_rows(tmp_path / "two" / task)
+        assert [row["step"] for row in one] == [row["step"] for row in two]
+        for ours, theirs in zip(one, two, strict=True):
+            for key in (key for key in ours if key.startswith("loss")):
+                assert theirs[key] == pytest.approx(ours[key], rel=1e-4), (task, ours["step"], key)
