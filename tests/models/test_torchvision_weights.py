@@ -11,7 +11,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # n
 from torchvision.models.detection.image_list import ImageList  # noqa: E402
 from torchvision.ops import FrozenBatchNorm2d  # noqa: E402
 
-from visionlab.models.detector import build_detector  # noqa: E402
+from visionlab.models.detector import build_detector, read_detector, save_detector  # noqa: E402
 from visionlab.models.torchvision_weights import build_from_torchvision, from_torchvision, to_torchvision  # noqa: E402
 from visionlab.structures import ImageBatch, Target  # noqa: E402
 
@@ -164,6 +164,14 @@ def test_losses_are_torchvisions(pair):
         torch.testing.assert_close(losses[name], expected[peer], rtol=1e-4, atol=0)
 
 
+def test_anchors_are_torchvisions(pair):
+    theirs, ours = pair
+    batch = random_batch()
+    features = [torch.zeros(1, 1, -(-192 // stride), -(-224 // stride)) for stride in ours.rpn.strides]
+    expected = theirs.rpn.anchor_generator(ImageList(batch.pixels, batch.sizes), features)[0]
+    assert torch.equal(torch.cat(ours.rpn._anchors(features, batch)), expected)
+
+
 def test_weights_survive_the_way_there_and_back(pair):
     theirs, ours = pair
     state = to_torchvision(ours.state_dict())
@@ -189,8 +197,6 @@ def test_names_of_files_older_than_torchvision_0_13(pair):
 
 
 def test_norm_eps_reaches_every_batch_norm_and_the_file(tmp_path):
-    from visionlab.models.detector import read_detector, save_detector
-
     detector = build_detector(["a"], backbone={"name": "resnet10t"}, norm_eps=0.0)
     save_detector(detector, tmp_path / "detector.safetensors")
     for model in (detector, read_detector(tmp_path / "detector.safetensors")):
@@ -199,9 +205,13 @@ def test_norm_eps_reaches_every_batch_norm_and_the_file(tmp_path):
         build_detector(["a"], backbone={"name": "convnext_atto"}, norm_eps=0.0)
 
 
+@pytest.mark.parametrize("pair", ["FrozenBatchNorm2d"], indirect=True)
 def test_what_does_not_fit_is_refused(pair):
     theirs, _ = pair
-    with pytest.raises(ValueError, match="expected 20 names"):
+    with pytest.raises(
+        ValueError, match=r"of 19 classes and background: size mismatch for head\.offsets\.bias"
+    ) as error:
         build_from_torchvision(theirs.state_dict(), CLASSES[:-1])
+    assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"got one named 'mask\.weight'"):
         from_torchvision({"mask.weight": torch.zeros(1)})

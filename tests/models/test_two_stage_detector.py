@@ -8,6 +8,7 @@ from torch import Tensor
 
 from visionlab import distributed
 from visionlab.models.detector import build_detector
+from visionlab.models.matching import BalancedSampler
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.ops.boxes import box_iou
 from visionlab.structures import ImageBatch, Target
@@ -48,6 +49,7 @@ def rectangles(count: int, seed: int = 0, size: int = 96, per_image: int = 2) ->
 
 def test_losses_and_gradients():
     detector = make_detector()
+    detector.rpn.sampler = BalancedSampler(10**5, 0.5)  # all anchors, so that every level has some
     losses = detector(rectangles(2))
     assert list(losses) == LOSSES
     assert all(loss.isfinite() and loss > 0 for loss in losses.values())
@@ -150,22 +152,24 @@ def test_channels_last_changes_nothing():
 
 @pytest.mark.slow
 def test_learns_a_few_images_by_heart():
-    detector, batch = make_detector(), rectangles(4)
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
-    for step in range(150):
+    detector, batch = make_detector(), rectangles(3)
+    optimizer = torch.optim.AdamW(detector.parameters())
+    num_steps = 80
+    for step in range(num_steps):
+        optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / num_steps)
         batch.seeds = [1000 * step + i for i in range(len(batch))]
         losses = detector(batch)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    assert sum(losses.values()) < 0.3
-    found = detector.eval().detect(batch)
-    for detections, target in zip(found, batch.targets, strict=True):
-        sure = detections.scores > 0.5
-        assert sorted(detections.labels[sure].tolist()) == sorted(target.labels.tolist())
-        overlap, which = box_iou(target.boxes, detections.boxes[sure]).max(dim=1)
+    assert sum(losses.values()) < 0.5  # it starts at 3
+    for found, target in zip(detector.eval().detect(batch), batch.targets, strict=True):
+        best = slice(len(target.boxes))
+        assert (found.scores[best] > 0.8).all()
+        assert sorted(found.labels[best].tolist()) == sorted(target.labels.tolist())
+        overlap, which = box_iou(target.boxes, found.boxes[best]).max(dim=1)
         assert (overlap > 0.7).all()
-        assert torch.equal(detections.labels[sure][which], target.labels)
+        assert torch.equal(found.labels[best][which], target.labels)
 
 
 def losses_and_gradients(batch: ImageBatch) -> tuple[dict[str, Tensor], list[Tensor]]:

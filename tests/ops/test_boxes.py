@@ -43,7 +43,9 @@ def test_clip_keeps_boxes_inside_height_and_width():
 
 
 def test_small_boxes_and_boxes_with_nan_go():
-    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.9, 5.0], [0.0, 0.0, 9.0, 9.0], [0.0, 0.0, float("nan"), 9.0]])
+    boxes = torch.tensor(
+        [[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.9, 5.0], [0.0, 0.0, 9.0, 9.0], [0.0, 0.0, float("nan"), 9.0]]
+    )
     assert remove_small_boxes(boxes, 1.0).tolist() == [0, 2]
 
 

@@ -71,4 +71,4 @@ def box_loss(offsets: Tensor, targets: Tensor, mask: Tensor, beta: float) -> Ten
 
 def _scale(offsets: Tensor, factors: Sequence[float]) -> Tensor:
     # Python numbers, because a tensor of factors would have to be copied to the device, which waits for it.
-    return torch.stack([offset * factor for offset, factor in zip(offsets.unbind(-1), factors)], dim=-1)
+    return torch.stack([offset * factor for offset, factor in zip(offsets.unbind(-1), factors, strict=True)], dim=-1)

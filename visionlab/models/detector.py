@@ -168,6 +168,6 @@ def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
                     f"{path}: expected format {FORMAT} or older, got {description['format']},"
                     f" written by visionlab {description['visionlab']}; install that version or a newer one"
                 )
-            return description, {name: file.get_tensor(name) for name in file.keys()}
+            return description, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path}: expected a safetensors file, it cannot be read as one ({error})") from error

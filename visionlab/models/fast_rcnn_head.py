@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -64,7 +66,7 @@ class FastRCNNHead(RoIHead):
             nms_threshold=nms_threshold,
             max_detections=max_detections,
         )
-        if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:])):
+        if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
             raise ValueError(f"strides: expected each to be twice the one before, got {strides}")
         self.strides = list(strides)
         self.pool_size = pool_size

@@ -49,10 +49,10 @@ class FPN(nn.Module):
         Returns:
             One ``(N, channels, H, W)`` map per entry of ``strides``, finest first.
         """
-        merged = [lateral(feature) for lateral, feature in zip(self.lateral, features)]
+        merged = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         for i in range(len(merged) - 2, -1, -1):
             merged[i] = merged[i] + F.interpolate(merged[i + 1], size=merged[i].shape[-2:], mode="nearest")
-        pyramid = [output(level) for output, level in zip(self.output, merged)]
+        pyramid = [output(level) for output, level in zip(self.output, merged, strict=True)]
         while len(pyramid) < len(self.strides):
             pyramid.append(F.max_pool2d(pyramid[-1], kernel_size=1, stride=2))
         return pyramid

@@ -101,7 +101,9 @@ class RoIHead(nn.Module):
     def _sample(self, proposals: list[Tensor], batch: ImageBatch) -> tuple[list[Samples], Tensor]:
         """Return each image's samples of its proposals and objects, and the ``(K, 5)`` RoIs of all."""
         images, boxes = [], []
-        for boxes_in_image, (objects, crowds), seed in zip(proposals, split_crowds(batch.targets), batch.seeds):
+        for boxes_in_image, (objects, crowds), seed in zip(
+            proposals, split_crowds(batch.targets), batch.seeds, strict=True
+        ):
             # The objects themselves are proposals too, or early in training nothing would be positive.
             candidates = torch.cat((boxes_in_image, objects.boxes))
             matches = match_boxes(

@@ -71,7 +71,8 @@ class RPN(nn.Module):
         sizes = [[8.0 * stride] for stride in strides] if anchor_sizes is None else anchor_sizes
         if len(sizes) != len(strides) or len({len(level) for level in sizes}) != 1:
             raise ValueError(
-                f"anchor_sizes: expected {len(strides)} lists of one length, one per level (strides {strides}), got {sizes}"
+                f"anchor_sizes: expected {len(strides)} lists of one length, one per level of strides {strides},"
+                f" got {sizes}"
             )
         self.strides = list(strides)
         for i, level in enumerate(sizes):
@@ -123,7 +124,7 @@ class RPN(nn.Module):
         """Return the ``(A, 4)`` anchors of each level."""
         height, width = batch.pixels.shape[-2:]
         anchors = []
-        for i, (feature, stride) in enumerate(zip(features, self.strides)):
+        for i, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
             rows, columns = feature.shape[-2:]
             step = (stride, stride) if self.anchor_steps == "stride" else (height // rows, width // columns)
             anchors.append(grid_anchors(self.get_buffer(f"cell_anchors_{i}"), (rows, columns), step))
@@ -141,7 +142,7 @@ class RPN(nn.Module):
     ) -> list[Tensor]:
         """Return the ``(P, 4)`` proposals of each image."""
         best_scores, best_boxes, levels = [], [], []
-        for i, (score, offset, anchor) in enumerate(zip(scores, offsets, anchors)):
+        for i, (score, offset, anchor) in enumerate(zip(scores, offsets, anchors, strict=True)):
             score, best = score.topk(min(num_candidates, score.shape[1]), dim=1)
             offset = offset.gather(1, best[..., None].expand(-1, -1, 4))
             best_scores.append(score)
@@ -149,7 +150,7 @@ class RPN(nn.Module):
             levels.append(torch.full_like(best[0], i))
         level = torch.cat(levels)
         proposals = []
-        for score, boxes, size in zip(torch.cat(best_scores, dim=1), torch.cat(best_boxes, dim=1), sizes):
+        for score, boxes, size in zip(torch.cat(best_scores, dim=1), torch.cat(best_boxes, dim=1), sizes, strict=True):
             boxes = clip_boxes_to_image(boxes, size)
             # A comparison with NaN is False: what is not finite goes the way of what has no area.
             usable = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(dim=1) & score.isfinite()
@@ -162,7 +163,7 @@ class RPN(nn.Module):
     def _losses(self, scores: Tensor, offsets: Tensor, anchors: Tensor, batch: ImageBatch) -> dict[str, Tensor]:
         """Return the losses of ``(N, A)`` scores and ``(N, A, 4)`` offsets against the batch's targets."""
         images = []
-        for (objects, crowds), seed in zip(split_crowds(batch.targets), batch.seeds):
+        for (objects, crowds), seed in zip(split_crowds(batch.targets), batch.seeds, strict=True):
             matches = match_boxes(
                 anchors,
                 objects.boxes,
@@ -174,8 +175,8 @@ class RPN(nn.Module):
             images.append(draw_samples(matches, objects, self.sampler, derive_seed(seed, "rpn")))
         chosen = torch.cat([image.chosen for image in images])
         positive = torch.cat([image.positive for image in images])
-        scores = torch.cat([score[image.rows] for score, image in zip(scores, images)])
-        offsets = torch.cat([offset[image.rows] for offset, image in zip(offsets, images)])
+        scores = torch.cat([score[image.rows] for score, image in zip(scores, images, strict=True)])
+        offsets = torch.cat([offset[image.rows] for offset, image in zip(offsets, images, strict=True)])
         targets = torch.cat([encode_boxes(image.boxes, anchors[image.rows], UNIT_WEIGHTS) for image in images])
 
         count = distributed.average(chosen.sum(dtype=torch.float32)).clamp(min=1)

@@ -40,9 +40,11 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ValueError: a name that such a model does not have.
     """
     ours = {_rename(name, theirs_to_ours=True): value for name, value in state.items()}
-    for kind in ("weight", "bias"):
-        ours[f"head.classes.{kind}"] = ours[f"head.classes.{kind}"].roll(-1, 0)
-        ours[f"head.offsets.{kind}"] = ours[f"head.offsets.{kind}"][4:]
+    for name, value in ours.items():
+        if name.startswith("head.classes."):
+            ours[name] = value.roll(-1, 0)
+        elif name.startswith("head.offsets."):
+            ours[name] = value[4:]
     return ours
 
 
@@ -59,11 +61,11 @@ def to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         ValueError: a name for which torchvision's model has no place.
     """
     theirs = {_rename(name, theirs_to_ours=False): value for name, value in state.items()}
-    predictor = "roi_heads.box_predictor"
-    for kind in ("weight", "bias"):
-        theirs[f"{predictor}.cls_score.{kind}"] = theirs[f"{predictor}.cls_score.{kind}"].roll(1, 0)
-        offsets = theirs[f"{predictor}.bbox_pred.{kind}"]
-        theirs[f"{predictor}.bbox_pred.{kind}"] = torch.cat((torch.zeros_like(offsets[:4]), offsets))
+    for name, value in theirs.items():
+        if "box_predictor.cls_score." in name:
+            theirs[name] = value.roll(1, 0)
+        elif "box_predictor.bbox_pred." in name:
+            theirs[name] = torch.cat((torch.zeros_like(value[:4]), value))
     return theirs
 
 
@@ -86,11 +88,13 @@ def build_from_torchvision(
     detector = build_detector(
         classes, backbone={"name": "resnet50", "norm": "frozen"}, rpn={"anchor_steps": "image"}, norm_eps=norm_eps
     )
-    ours = from_torchvision(state)
-    rows = len(ours["head.classes.weight"])
-    if rows != len(classes) + 1:
-        raise ValueError(f"classes: expected {rows - 1} names, as many as the weights have, got {len(classes)}")
-    detector.load_state_dict(ours)
+    try:
+        detector.load_state_dict(from_torchvision(state))
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise ValueError(
+            f"expected a fasterrcnn_resnet50_fpn of {len(classes)} classes and background: {detail}"
+        ) from None
     return detector.eval()
 
 
