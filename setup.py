@@ -144,7 +144,9 @@ class BuildPython(build_py):
     def run(self):
         super().run()
         if not self.editable_mode:
-            shutil.copytree(ROOT / "configs", Path(self.build_lib, "visionlab", "configs"), dirs_exist_ok=True)
+            target = Path(self.build_lib, "visionlab", "configs")
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(ROOT / "configs", target)
 
 
 class AnyPython(bdist_wheel):

@@ -83,6 +83,13 @@ struct RoI {
 constexpr double most_samples = 1 << 16;
 constexpr int64_t band_height = 16;
 
+// Where the middle of a RoI lies on the map, from 0 to `size`; 0 for one so large that its side has no number.
+template <class T>
+T center(const RoIAxis<T>& axis, int64_t bins, int64_t size) {
+    const T middle = axis.start + axis.bin * T(bins) / T(2);
+    return middle > T(0) ? std::min(middle, T(size)) : T(0);
+}
+
 template <class T>
 RoI<T> make_roi(const T* box, int64_t index, const Pooling& pooling, const Map& map) {
     for (int64_t i = 0; i < 5; ++i) {
@@ -98,11 +105,10 @@ RoI<T> make_roi(const T* box, int64_t index, const Pooling& pooling, const Map& 
         fail("roi_align: box ", index, " would take more than ", most_samples,
              " samples along one side of a bin; clip boxes to the image or set sampling_ratio");
     }
-    const T center = std::clamp(y.start + y.bin * T(pooling.height) / T(2), T(0), T(map.height));
     return {index,
             static_cast<int64_t>(box[0]),
-            static_cast<int64_t>(center) / band_height,
-            x.start + x.bin * T(pooling.width) / T(2),
+            static_cast<int64_t>(center(y, pooling.height, map.height)) / band_height,
+            center(x, pooling.width, map.width),
             AxisTaps<T>(y, pooling.height, map.height),
             AxisTaps<T>(x, pooling.width, map.width)};
 }
