@@ -25,7 +25,17 @@ def setup(*command: str, folder: Path = ROOT, **environment: str) -> subprocess.
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what setup.py reads, so that a test does not touch the build of this checkout."""
-    for pattern in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "csrc", "configs", "visionlab"):
+    for pattern in (
+        "setup.py",
+        "setup.cfg",
+        "pyproject.toml",
+        "MANIFEST.in",
+        "README.md",
+        "LICENSE",
+        "csrc",
+        "configs",
+        "visionlab",
+    ):
         if (ROOT / pattern).exists():
             subprocess.run(["cp", "-r", str(ROOT / pattern), str(tmp_path)], check=True)
     for library in (tmp_path / "visionlab").glob("_C*"):
