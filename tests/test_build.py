@@ -117,6 +117,6 @@ def test_wheel_with_the_library_serves_every_python(checkout: Path, tmp_path: Pa
     zipfile.ZipFile(wheel).extractall(installed)
     code = "from visionlab import _native, ops; print(_native.cpu_library().loaded, _native.cuda_library().reason)"
     settings = {**os.environ, "PYTHONPATH": str(installed)}
-    answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=settings, capture_output=True, text=True)
+    answer = subprocess.run([sys.executable, "-c", code], cwd=installed, env=settings, capture_output=True, text=True)
     why = "this torch was built without CUDA" if torch.version.cuda is None else "it was not built"
     assert answer.stdout.startswith(f"True {why}"), answer.stderr
