@@ -1,0 +1,137 @@
+"""What every method of the table must do: learn, survive a restart, hand on its encoder, show a collapse."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import timm
+import torch
+from tiny_runs import DETECT, PRETRAIN, read_file, read_rows, visionlab, write_config
+
+from visionlab import run
+from visionlab.models.backbone import Backbone
+from visionlab.pretext import PRETEXTS
+from visionlab.structures import ViewBatch
+from visionlab.tasks.pretrain import PretrainTask
+
+pytestmark = pytest.mark.parametrize("name", PRETEXTS)
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    monkeypatch.setattr(run, "write_report", lambda folder: folder / "report.html")
+
+
+@pytest.fixture
+def make_task() -> Callable[[str], PretrainTask]:
+    def make(name: str) -> PretrainTask:
+        torch.manual_seed(0)
+        return PretrainTask(PRETEXTS[name](Backbone(**PRETRAIN["backbone"]), image_size=32))
+
+    return make
+
+
+def batch_of(task: PretrainTask, size: int = 8) -> ViewBatch:
+    """Views of images that differ in brightness, color and texture."""
+    generator = np.random.default_rng(0)
+    samples = []
+    for seed in range(size):
+        image = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        samples.append(task.pretext.views(image, seed))
+    return ViewBatch([torch.stack(view) for view in zip(*samples, strict=True)], seeds=list(range(size)))
+
+
+def test_losses_are_finite_and_reach_every_parameter(name, make_task):
+    task = make_task(name)
+    losses = task(batch_of(task))
+    assert losses
+    assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
+    # A parameter without a gradient stops training on several processes.
+    assert not [name for name, parameter in trained.items() if parameter.grad is None]
+    assert task.pretext.encoder.model.conv1.weight.grad.abs().max() > 0
+
+
+def test_training_on_one_batch_lowers_the_loss(name, make_task):
+    task = make_task(name)
+    batch = batch_of(task)
+    optimizer = torch.optim.Adam(task.parameters(), lr=3e-3)
+    history = []
+    for step in range(20):
+        loss = sum(task(batch).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        task.after_step(step)
+        history.append(loss.item())
+    assert np.mean(history[-4:]) < 0.8 * np.mean(history[:4])
+
+
+def test_a_dead_encoder_is_called_collapsed(name, make_task):
+    task = make_task(name)
+    batch = batch_of(task)
+    task(batch)
+    assert task.warnings() == []
+    assert task.meters()["embedding_std"] > 0.1
+    assert task.meters()["effective_rank"] > 1.5
+    for parameter in task.pretext.encoder.parameters():
+        torch.nn.init.zeros_(parameter)
+    task(batch)
+    assert "COLLAPSED" in task.warnings()[0]
+    assert task.meters()["embedding_std"] == 0
+
+
+def test_pictures_show_what_the_network_sees(name, make_task):
+    task = make_task(name)
+    batch = batch_of(task)
+    for view in task.pretext.pictures(batch).views:
+        assert view.shape[:2] == (len(batch), 3)
+        assert view.dtype == torch.uint8
+
+
+def test_its_encoder_becomes_a_detector_backbone(name, tmp_path, capsys):
+    """The whole wire: a run's file, in timm's own names, fits timm's model and the detector without a rest."""
+    weights = tmp_path / "pretrain" / "backbone.safetensors"
+    configs = (
+        write_config(tmp_path, PRETRAIN, pretext={"name": name, "image_size": 32}),
+        write_config(tmp_path, DETECT, weights=str(weights), min_matched=1.0, train={"steps": 1}),
+    )
+    assert visionlab("train", *configs) == 0
+    assert "(100.0%) and" in capsys.readouterr().out
+    rows = read_rows(tmp_path / "pretrain")
+    assert len(rows) == 3
+    assert all({"meters/embedding_std", "meters/effective_rank"} <= row.keys() for row in rows)
+
+    description, tensors = read_file(weights)
+    expected = {"format": "1", "name": "resnet18", "method": name, "steps": "3", "images": "12", "norm": "train"}
+    assert description | expected == description
+    assert {"normalization", "visionlab", "settings"} <= description.keys()
+    model = timm.create_model("resnet18", num_classes=0, **PRETRAIN["backbone"]["options"])
+    assert model.load_state_dict(tensors) == ([], [])
+
+
+def test_a_run_that_was_killed_equals_one_that_was_not(name, tmp_path, monkeypatch):
+    pretext = {"name": name, "image_size": 32}
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+        write_config(tmp_path / folder, PRETRAIN, pretext=pretext, train={"steps": 4}, checkpoints={"every": 2})
+    assert visionlab("train", tmp_path / "whole" / "pretrain.yaml") == 0
+
+    after_step = PretrainTask.after_step
+
+    def crash(self: PretrainTask, step: int) -> None:
+        after_step(self, step)
+        if step == 2:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainTask, "after_step", crash)
+        with pytest.raises(RuntimeError, match="killed"):
+            visionlab("train", tmp_path / "killed" / "pretrain.yaml")
+    assert visionlab("train", tmp_path / "killed" / "pretrain.yaml") == 0
+    assert read_rows(tmp_path / "killed" / "pretrain") == read_rows(tmp_path / "whole" / "pretrain")
+    expected, found = (
+        read_file(tmp_path / folder / "pretrain" / "backbone.safetensors")[1] for folder in ("whole", "killed")
+    )
+    assert all(torch.equal(found[key], value) for key, value in expected.items())

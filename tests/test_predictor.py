@@ -1,0 +1,95 @@
+"""The predictor against the detector it wraps."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from visionlab.data.loader import collate_images
+from visionlab.data.transforms import EvaluationResize
+from visionlab.models.detector import build_detector, save_detector
+from visionlab.predictor import Predictor, load_detector
+
+SIZES = [(40, 80), (96, 48), (64, 64)]
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.manual_seed(0)
+    return build_detector(
+        ["cat", "dog"],
+        backbone={"name": "resnet18", "options": {"channels": [8, 8, 16, 16]}},
+        neck={"channels": 8},
+        rpn={"anchor_sizes": [[8], [16], [24], [32], [48]], "test_proposals": 20},
+        head={"fc_channels": 16, "score_threshold": 0.0},
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+
+
+def test_boxes_are_in_pixels_of_the_image_as_it_was_given(detector, images):
+    resize = EvaluationResize(short_side=32, max_size=64)
+    predictor = Predictor(detector, resize)
+    for image in images:
+        small = resize.resize(image)
+        raw = detector.detect(collate_images([small]))[0]
+        found = predictor([image])[0]
+        assert len(found) > 5
+        scale = torch.tensor([image.shape[1] / small.shape[2], image.shape[0] / small.shape[1]] * 2)
+        torch.testing.assert_close(found.boxes, raw.boxes * scale)
+        assert torch.equal(found.scores, raw.scores)
+        assert torch.equal(found.labels, raw.labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_all_images_come_back_in_order(batch_size, detector, images):
+    predictor = Predictor(detector, EvaluationResize(short_side=32, max_size=64), batch_size=batch_size)
+    found = predictor(images)
+    assert len(found) == len(images)
+    for part, (height, width) in zip(found, SIZES, strict=True):
+        x2, y2 = part.boxes[:, 2].max(), part.boxes[:, 3].max()
+        assert x2 <= width + 1e-3
+        assert y2 <= height + 1e-3
+        assert x2 > width / 2
+        assert y2 > height / 2
+    assert predictor([]) == []
+
+
+def test_files_and_arrays_are_the_same(detector, images, tmp_path):
+    predictor = Predictor(detector, EvaluationResize(short_side=32, max_size=64))
+    Image.fromarray(images[0]).save(tmp_path / "image.png")
+    by_path, by_name, by_array = predictor([tmp_path / "image.png", str(tmp_path / "image.png"), images[0]])
+    assert torch.equal(by_path.boxes, by_array.boxes)
+    assert torch.equal(by_name.boxes, by_array.boxes)
+
+
+def test_a_detector_file_knows_its_size(detector, images, tmp_path):
+    path = tmp_path / "detector.safetensors"
+    save_detector(detector, path, provenance={"resize": {"short_side": 32, "max_size": 64}})
+    expected = Predictor(detector, EvaluationResize(short_side=32, max_size=64))(images)
+    for source in (path, str(path), tmp_path):
+        loaded = load_detector(source)
+        assert loaded.classes == ["cat", "dog"]
+        assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(loaded(images), expected, strict=True))
+    save_detector(detector, path)
+    with pytest.raises(ValueError, match="expected the image size"):
+        load_detector(path)
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        load_detector(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32), np.zeros((8, 8, 4), np.uint8)],
+    ids=["gray", "float", "alpha"],
+)
+def test_other_arrays_are_refused(image, detector):
+    predictor = Predictor(detector, EvaluationResize(short_side=32, max_size=64))
+    with pytest.raises(ValueError, match=r"expected a \(H, W, 3\) uint8 RGB array, got"):
+        predictor([image])
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+        Predictor(detector, predictor.resize, batch_size=0)

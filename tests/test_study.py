@@ -1,0 +1,126 @@
+"""The protocol of a study, with runs that take no time."""
+
+import json
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from visionlab import study
+from visionlab.config.shipped import shipped
+from visionlab.study import Interval, low_label_study
+
+# AP by arm and learning rate; a seed adds a thousandth of itself, so that tuning seeds would stand out in the result.
+AP = {("pretrained", 0.01): 0.2, ("pretrained", 0.1): 0.4, ("random", 0.01): 0.3, ("random", 0.1): 0.1}
+PRETRAIN, DETECT = shipped("quickstart/pretrain.yaml"), shipped("quickstart/detect.yaml")
+
+
+@pytest.mark.parametrize("samples", [[0.1, 0.3], [0.31, 0.28, 0.35, 0.3, 0.29], [2.0, 2.0, 2.0]])
+def test_the_interval_is_students(samples):
+    interval = Interval.of(samples)
+    low, high = stats.t.interval(0.95, len(samples) - 1, loc=sum(samples) / len(samples), scale=1)
+    scale = stats.sem(samples)
+    assert interval.mean == pytest.approx(sum(samples) / len(samples))
+    assert interval.half_width == pytest.approx((high - low) / 2 * scale)
+
+
+def test_the_interval_of_a_textbook():
+    """Five numbers, t of 4 degrees of freedom 2.776: 10 ± 2.776 · sqrt(2.5 / 5)."""
+    assert str(Interval.of([0.08, 0.09, 0.10, 0.11, 0.12])) == "10.0 ± 2.0"
+
+
+def test_a_single_sample_has_no_interval():
+    assert Interval.of([0.5]) == Interval(0.5, float("inf"))
+
+
+@pytest.fixture
+def runs(monkeypatch) -> list:
+    """The runs a study asks for; each writes what a run leaves."""
+    done = []
+
+    def execute(run):
+        done.append(run)
+        folder = Path(run.out)
+        (folder / "eval").mkdir(parents=True)
+        if run.task == "pretrain":
+            (folder / "backbone.safetensors").write_text(f"backbone of seed {run.seed}")
+            return folder
+        if run.weights:
+            assert Path(run.weights).read_text() == f"backbone of seed {run.seed}"
+        ap = AP["pretrained" if run.weights else "random", run.optimizer.lr] + run.seed / 1000
+        for step, metrics in ((100, {"AP": 0.9, "AP50": 0.9}), (300, {"AP": ap, "AP50": ap + 0.1})):
+            (folder / "eval" / f"step_{step:08d}.json").write_text(json.dumps({"step": step, "metrics": metrics}))
+        (folder / "eval" / "step_00000300_results.json").write_text("[]")
+        return folder
+
+    monkeypatch.setattr(study, "execute", execute)
+    return done
+
+
+def do(out: Path, **changes) -> dict:
+    settings = {"rates": [0.01, 0.1], "tuning_seeds": [100, 101], "seeds": [0, 1, 2]} | changes
+    return json.loads(low_label_study(PRETRAIN, DETECT, out, **settings).read_text())
+
+
+def test_each_arm_has_the_rate_that_is_best_for_it_on_seeds_not_reported(runs, tmp_path, capsys):
+    result = do(tmp_path)
+    assert result["learning_rate"] == {"pretrained": 0.1, "random": 0.01}
+    assert [cell["AP"] for cell in result["cells"]["pretrained"]] == pytest.approx([0.4, 0.401, 0.402])
+    assert result["random"]["AP"]["mean"] == pytest.approx(0.301)
+    assert result["gain"]["AP"] == pytest.approx({"mean": 0.1, "half_width": 0.0}, abs=1e-12)
+    assert "40.1 ± 0.2" in capsys.readouterr().out
+    # 5 pretrainings; 2 arms x 2 rates x 2 tuning seeds, and 2 arms x 3 seeds at the rate chosen.
+    assert [run.task for run in runs].count("pretrain") == 5
+    assert [run.task for run in runs].count("detect") == 8 + 6
+    reported = [run for run in runs if run.task == "detect" and run.seed < 100]
+    assert {(bool(run.weights), run.optimizer.lr) for run in reported} == {(True, 0.1), (False, 0.01)}
+
+
+def test_a_seed_draws_data_weights_and_order_alike_for_both_arms(runs, tmp_path):
+    do(tmp_path)
+    for run in runs:
+        assert run.data.seed == run.seed
+        assert run.data.root == str(tmp_path / "data" / f"seed{run.seed}")
+    by_arm = {}
+    for run in (run for run in runs if run.task == "detect" and run.seed >= 100):
+        common = run.model_dump(exclude={"out", "weights"})
+        assert by_arm.setdefault((run.seed, run.optimizer.lr), common) == common
+    assert len(by_arm) == 4
+
+
+def test_cells_that_are_there_are_not_done_again(runs, tmp_path):
+    first = do(tmp_path)
+    assert not any((tmp_path / "runs").iterdir())
+    runs.clear()
+    assert do(tmp_path) == first
+    assert runs == []
+    (tmp_path / "cells" / "random-lr0.01-seed1.json").unlink()
+    assert do(tmp_path) == first
+    assert [(run.seed, run.optimizer.lr, run.weights) for run in runs] == [(1, 0.01, None)]
+
+
+def test_a_cell_that_fails_leaves_the_others(runs, tmp_path, monkeypatch):
+    whole = study.execute
+
+    def execute(run):
+        if run.task == "detect" and run.seed == 1 and not run.weights:
+            raise FloatingPointError("the loss head/boxes is nan")
+        return whole(run)
+
+    monkeypatch.setattr(study, "execute", execute)
+    with pytest.raises(FloatingPointError):
+        do(tmp_path)
+    kept = sorted(path.name for path in (tmp_path / "cells").iterdir())
+    assert "random-lr0.01-seed0.json" in kept
+    assert "random-lr0.01-seed1.json" not in kept
+    monkeypatch.setattr(study, "execute", whole)
+    runs.clear()
+    do(tmp_path)
+    assert [run.seed for run in runs] == [1, 2]
+    assert set(kept) < {path.name for path in (tmp_path / "cells").iterdir()}
+
+
+def test_tuning_seeds_are_not_reported(runs, tmp_path):
+    with pytest.raises(ValueError, match=r"expected tuning seeds that are not reported, got \[2\]"):
+        do(tmp_path, tuning_seeds=[2, 100])
+    assert runs == []
