@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import yaml
 from PIL import Image
 from tiny_runs import DETECT, PRETRAIN, visionlab, write_config
 
-from visionlab import run
+from visionlab import run, study
 from visionlab.config.load import load
 from visionlab.doctor import examine
+from visionlab.train.guard import Interrupted
 
 ROOT = Path(__file__).parents[1]
 
@@ -272,6 +274,15 @@ def test_doctor_speaks_of_the_libraries(capsys):
     assert visionlab("doctor") == (0 if healthy else 1)
     assert capsys.readouterr().out == f"{report}\n"
     assert "CPU library" in report
+
+
+def test_a_study_that_a_signal_stopped_has_its_exit_status(tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise Interrupted(signal.SIGINT, 5)
+
+    monkeypatch.setattr(study, "execute", stopped)
+    assert visionlab("study", "--out", tmp_path) == 130
+    assert "stopped by SIGINT after step 5" in capsys.readouterr().err
 
 
 def test_arguments_that_no_command_takes(capsys):

@@ -1,6 +1,7 @@
 """The protocol of a study, with runs that take no time."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,25 +100,53 @@ def test_cells_that_are_there_are_not_done_again(runs, tmp_path):
     assert [(run.seed, run.optimizer.lr, run.weights) for run in runs] == [(1, 0.01, None)]
 
 
-def test_a_cell_that_fails_leaves_the_others(runs, tmp_path, monkeypatch):
+@pytest.fixture
+def fails(runs, monkeypatch):
+    """Let the run of the random arm with seed 1 raise an error, and return what takes that back."""
     whole = study.execute
 
-    def execute(run):
-        if run.task == "detect" and run.seed == 1 and not run.weights:
-            raise FloatingPointError("the loss head/boxes is nan")
-        return whole(run)
+    def install(error: Exception):
+        def execute(run):
+            if run.task == "detect" and run.seed == 1 and not run.weights:
+                Path(run.out).mkdir(parents=True)
+                raise error
+            return whole(run)
 
-    monkeypatch.setattr(study, "execute", execute)
-    with pytest.raises(FloatingPointError):
+        monkeypatch.setattr(study, "execute", execute)
+        return lambda: monkeypatch.setattr(study, "execute", whole)
+
+    return install
+
+
+def test_a_run_that_fails_leaves_the_results_of_the_others(runs, fails, tmp_path):
+    mend = fails(OSError("disk full"))
+    with pytest.raises(OSError, match="disk full"):
         do(tmp_path)
-    kept = sorted(path.name for path in (tmp_path / "cells").iterdir())
+    kept = {path.name for path in (tmp_path / "cells").iterdir()}
     assert "random-lr0.01-seed0.json" in kept
     assert "random-lr0.01-seed1.json" not in kept
-    monkeypatch.setattr(study, "execute", whole)
+    shutil.rmtree(tmp_path / "runs")
+    mend()
     runs.clear()
     do(tmp_path)
     assert [run.seed for run in runs] == [1, 2]
-    assert set(kept) < {path.name for path in (tmp_path / "cells").iterdir()}
+    assert kept < {path.name for path in (tmp_path / "cells").iterdir()}
+
+
+def test_a_run_that_diverges_counts_as_zero(runs, fails, tmp_path, capsys):
+    fails(FloatingPointError("the loss head/boxes is nan in step 7"))
+    result = do(tmp_path)
+    assert [cell["AP"] for cell in result["cells"]["random"]] == pytest.approx([0.3, 0, 0.302])
+    assert "random-lr0.01-seed1: the loss head/boxes is nan in step 7" in capsys.readouterr().out
+
+
+def test_results_of_other_configs_are_not_taken(runs, tmp_path):
+    first = do(tmp_path / "out")
+    changed = tmp_path / "detect.yaml"
+    changed.write_text(DETECT.read_text() + "\ndeterministic: true\n")
+    with pytest.raises(ValueError, match="holds results of other configs"):
+        low_label_study(PRETRAIN, changed, tmp_path / "out", rates=[0.1], tuning_seeds=[100], seeds=[0])
+    assert do(tmp_path / "out") == first
 
 
 def test_tuning_seeds_are_not_reported(runs, tmp_path):

@@ -175,18 +175,24 @@ def _quickstart(options: argparse.Namespace) -> int | None:
     return quickstart(options.out)
 
 
-def _study(options: argparse.Namespace) -> None:
+def _study(options: argparse.Namespace) -> int | None:
     from visionlab.config.shipped import shipped
     from visionlab.study import low_label_study
+    from visionlab.train.guard import Interrupted
 
-    low_label_study(
-        options.pretrain or shipped("quickstart/pretrain.yaml"),
-        options.detect or shipped("quickstart/detect.yaml"),
-        options.out,
-        rates=options.rates,
-        tuning_seeds=options.tuning_seeds,
-        seeds=options.seeds,
-    )
+    try:
+        low_label_study(
+            options.pretrain or shipped("quickstart/pretrain.yaml"),
+            options.detect or shipped("quickstart/detect.yaml"),
+            options.out,
+            rates=options.rates,
+            tuning_seeds=options.tuning_seeds,
+            seeds=options.seeds,
+        )
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal
+    return None
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from scipy import stats
 from visionlab.config.load import load
 from visionlab.config.shipped import shipped
 from visionlab.eval.report import write_comparison
-from visionlab.run import execute, execute_all
+from visionlab.run import execute, execute_all, fingerprint
 
 ARMS = ("pretrained", "random")
 METRICS = ("AP", "AP50")
@@ -93,7 +93,7 @@ def low_label_study(
 
     Both arms do the same steps on the same images. Each arm's rate is the one of the grid with the highest mean AP on
     the tuning seeds, which are not reported. A seed draws the dataset, the initial weights and the order of images. A
-    run that has its result in ``out/cells`` is not done again.
+    run that has its result in ``out/cells`` is not done again. One whose loss diverges counts as having found nothing.
 
     Args:
         pretrain: config of the pretraining.
@@ -105,6 +105,9 @@ def low_label_study(
 
     Returns:
         The file with all results.
+
+    Raises:
+        ValueError: a seed both tunes and is reported, or ``out`` holds results of other configs.
     """
     if set(tuning_seeds) & set(seeds):
         raise ValueError(f"expected tuning seeds that are not reported, got {sorted(set(tuning_seeds) & set(seeds))}")
@@ -139,6 +142,13 @@ class _Cells:
     def __init__(self, pretrain: Path, detect: Path, out: Path) -> None:
         self.pretrain, self.detect, self.out = pretrain, detect, out
         (out / "cells").mkdir(parents=True, exist_ok=True)
+        protocol = {"pretrain": fingerprint(load(pretrain)), "detect": fingerprint(load(detect))}
+        path = out / "cells" / "protocol.json"
+        if path.exists() and json.loads(path.read_text()) != protocol:
+            raise ValueError(
+                f"{out} holds results of other configs than {pretrain} and {detect}; choose another folder"
+            )
+        path.write_text(json.dumps(protocol))
 
     def scores(self, arm: str, rate: float, seed: int) -> dict[str, float]:
         name = f"{arm}-lr{rate:g}-seed{seed}"
@@ -147,11 +157,16 @@ class _Cells:
             weights = self._backbone(seed) if arm == "pretrained" else None
             overrides = [*self._seeded(seed), f"optimizer.lr={rate}", f"out={self.out / 'runs' / name}"]
             overrides += [f"weights={weights}"] if weights else ["weights=null"]
-            folder = execute(load(self.detect, overrides))
+            run = load(self.detect, overrides)
+            try:
+                scores = _scores(execute(run))
+            except FloatingPointError as error:
+                Console().print(f"{name}: {error}", style="yellow", markup=False, soft_wrap=True)
+                scores = dict.fromkeys(METRICS, 0.0)
             partial = cell.with_suffix(".partial")
-            partial.write_text(json.dumps(_scores(folder)))
+            partial.write_text(json.dumps(scores))
             partial.rename(cell)
-            shutil.rmtree(folder)
+            shutil.rmtree(run.out)
         return json.loads(cell.read_text())
 
     def _backbone(self, seed: int) -> Path:
