@@ -1,0 +1,95 @@
+"""No public name vanishes: what users import, write in configs and type."""
+
+from importlib import import_module
+
+import pytest
+from tiny_runs import visionlab
+
+NAMES = {
+    "visionlab": "__version__ load_detector",
+    "visionlab.ops": """
+        RoIAlign batched_nms box_area box_iou clip_boxes_to_image nms remove_small_boxes roi_align
+    """,
+    "visionlab.structures": "Detections ImageBatch Target ViewBatch",
+    "visionlab.distributed": """
+        average barrier broadcast gather gather_objects is_main local_rank rank replicate start stop world_size
+    """,
+    "visionlab.seeding": "derive_seed",
+    "visionlab.models.backbone": "Backbone Normalization",
+    "visionlab.models.weights": "TransferReport load_weights save_backbone",
+    "visionlab.models.detector": "NECKS build_detector read_detector save_detector",
+    "visionlab.models.two_stage_detector": "TwoStageDetector",
+    "visionlab.models.rpn": "RPN",
+    "visionlab.models.fpn": "FPN",
+    "visionlab.models.vit_pyramid": "SimpleFeaturePyramid",
+    "visionlab.models.roi_head": "RoIHead",
+    "visionlab.models.fast_rcnn_head": "FastRCNNHead",
+    "visionlab.models.norm": "GroupNorm SyncBatchNorm",
+    "visionlab.models.torchvision_weights": "build_from_torchvision from_torchvision to_torchvision",
+    "visionlab.data.images": "ImageError read_image read_image_size",
+    "visionlab.data.coco": "CocoDataset Record",
+    "visionlab.data.folder": "ImageFolder",
+    "visionlab.data.split": "split_coco",
+    "visionlab.data.check": "CheckResult check_dataset",
+    "visionlab.data.problems": "KINDS Policy Problem",
+    "visionlab.data.synthetic": "draw_scene write_synthetic",
+    "visionlab.data.transforms": "DetectionTransform EvaluationResize",
+    "visionlab.data.views": "Views",
+    "visionlab.data.sampling": "Sampler",
+    "visionlab.data.loader": "DetectionSamples EvalLoader TrainLoader ViewSamples collate_images",
+    "visionlab.train.loop": "train",
+    "visionlab.train.task": "Task",
+    "visionlab.train.optim": "OPTIMIZERS adamw sgd",
+    "visionlab.train.schedule": "SCHEDULES constant cosine multistep",
+    "visionlab.train.checkpoint": "Best Checkpoints",
+    "visionlab.train.guard": "Interrupted NonFiniteError",
+    "visionlab.train.ema": "WeightAverage",
+    "visionlab.train.log": "Log",
+    "visionlab.eval.coco_map": "CocoMetrics coco_metrics",
+    "visionlab.eval.detection": "DetectionEvaluator to_results",
+    "visionlab.eval.drawing": "draw_boxes draw_comparison draw_views",
+    "visionlab.eval.report": "write_comparison write_report",
+    "visionlab.pretext": "PRETEXTS Pretext PretextOutput Rotation SimCLR",
+    "visionlab.pretext.losses": "nt_xent",
+    "visionlab.pretext.heads": "projection_mlp",
+    "visionlab.pretext.collapse": "collapse_warnings effective_rank embedding_std",
+    "visionlab.tasks.pretrain": "PretrainTask",
+    "visionlab.tasks.detect": "DetectTask",
+    "visionlab.predictor": "Predictor load_detector",
+    "visionlab.config.load": "ConfigError json_schema load show",
+    "visionlab.config.shipped": "copy_configs shipped shipped_names",
+    "visionlab.run": "evaluate execute execute_all predict",
+    "visionlab.study": "Interval low_label_study quickstart",
+    "visionlab.doctor": "examine",
+    "visionlab.cli": "main",
+}
+CHOICES = {
+    "visionlab.pretext.PRETEXTS": "rotation simclr",
+    "visionlab.config.data.PRETRAIN_DATA": "coco folder synthetic",
+    "visionlab.config.data.DETECT_DATA": "coco synthetic",
+    "visionlab.models.detector.NECKS": "fpn simple_pyramid",
+    "visionlab.train.optim.OPTIMIZERS": "adamw sgd",
+    "visionlab.train.schedule.SCHEDULES": "constant cosine multistep",
+}
+COMMANDS = "check-data configs doctor evaluate predict quickstart report study train"
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_names(module):
+    found = import_module(module)
+    assert [name for name in NAMES[module].split() if not hasattr(found, name)] == []
+
+
+@pytest.mark.parametrize("table", CHOICES)
+def test_choices_in_configs(table):
+    module, name = table.rsplit(".", 1)
+    found = getattr(import_module(module), name)
+    assert [choice for choice in CHOICES[table].split() if choice not in found] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS.split())
+def test_commands(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        visionlab(command, "--help")
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: visionlab {command}")
