@@ -17,7 +17,7 @@ def equation_1(first, second, temperature):
     n = len(first)
 
     def similarity(a, b):
-        dot = sum(x * y for x, y in zip(a, b))
+        dot = sum(x * y for x, y in zip(a, b, strict=True))
         return dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
 
     total = 0.0
