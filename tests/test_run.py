@@ -135,7 +135,8 @@ def test_the_best_detector_is_kept(tmp_path, no_report, monkeypatch):
 
     monkeypatch.setattr(run, "_measure", measure)
     assert visionlab("train", write_config(tmp_path, DETECT), "train.evaluate_every=1") == 0
-    _, kept = read_file(tmp_path / "detect" / "detector.safetensors")
+    description, kept = read_file(tmp_path / "detect" / "detector.safetensors")
+    assert json.loads(description["provenance"])["steps"] == 2
     assert all(torch.equal(kept[name], value) for name, value in states[1].items())
     assert any(not torch.equal(states[1][name], value) for name, value in states[2].items())
 
@@ -316,13 +317,15 @@ def test_two_processes_under_torchrun_are_one(pretext, norm, tmp_path):
     """Pretrain and detect in one command: the losses of each step are those of a single process."""
     backbone = PRETRAIN["backbone"] | {"norm": norm}
     sections = {"pretext": {"name": pretext, "image_size": 32}, "backbone": backbone}
-    frozen = PRETRAIN["backbone"] | {"norm": "frozen"}
+    detect = {"backbone": PRETRAIN["backbone"] | {"norm": "frozen"}}
+    # More samples than there are candidates, so that processes sample different numbers of them.
+    detect |= {part: DETECT[part] | {"samples_per_image": 4000} for part in ("rpn", "head")}
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     for name in ("one", "two"):
         weights = {"weights": str(tmp_path / name / "pretrain" / "backbone.safetensors")} if norm == "sync" else {}
         write_config(tmp_path / name, PRETRAIN, **sections)
-        write_config(tmp_path / name, DETECT, backbone=frozen, **weights)
+        write_config(tmp_path / name, DETECT, **detect, **weights)
     assert visionlab("train", tmp_path / "one" / "pretrain.yaml", tmp_path / "one" / "detect.yaml") == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["tools/train.py", str(tmp_path / "two" / "pretrain.yaml"), str(tmp_path / "two" / "detect.yaml")]

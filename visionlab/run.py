@@ -121,14 +121,13 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
         # Without any object to find there is no AP, but something must be best.
         return {"AP": 0.0} | {name: value for name, value in summary.items() if value is not None}
 
-    def save(name: str) -> None:
+    def save(step: int) -> None:
         resize = build.resize(run)
         sizes = {"short_side": resize.short_side, "max_size": resize.max_size}
-        save_detector(detector, folder / name, provenance={"resize": sizes, "steps": run.train.steps})
+        save_detector(detector, folder / "detector.safetensors", provenance={"resize": sizes, "steps": step})
 
     # ---------------------------------------------------------------------------------------------------- train
     optimizer, schedule, log, checkpoints = build.training(run, task, folder, fingerprint(run))
-    measured = {"evaluate": evaluate, "save_best": lambda step: save("detector.safetensors")} if data.val else {}
     train(
         task,
         loader.batches,
@@ -137,7 +136,8 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
         log,
         checkpoints,
         device,
-        **measured,
+        evaluate=evaluate if data.val else None,
+        save_best=save if data.val else None,
         seed=run.seed,
         **run.train.settings(),
     )
@@ -145,7 +145,7 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
     # ----------------------------------------------------------------------------------------------------- keep
     if distributed.is_main():
         if not data.val:
-            save("detector.safetensors")
+            save(run.train.steps)
         _say(f"detector: {folder / 'detector.safetensors'}")
 
 
@@ -285,43 +285,46 @@ def _start(run: Pretrain | Detect) -> torch.device:
 def _open_folder(run: Pretrain | Detect, device: torch.device) -> Path:
     """Make the run folder and write down what runs, and on what."""
     folder = Path(run.out)
-    if distributed.is_main():
-        _refuse_other_settings(run, folder)
-        _make_folders(folder)
-        if not _can_resume(folder):
-            for measured in (folder / "eval").glob("step_*.json"):
-                measured.unlink()  # of an earlier run, whose checkpoints someone removed
-        _write(folder / "config.yaml", show(run))
-        environment = {
-            "task": run.task,
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "command": sys.argv,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "processes": distributed.world_size(),
-            "threads": torch.get_num_threads(),
-            "git_commit": _git_commit(),
-            "versions": {"visionlab": __version__, "python": platform.python_version(), "torch": torch.__version__}
-            | {name: version(name) for name in RECORDED},
-        }
-        _write(folder / "environment.json", json.dumps(environment, indent=1))
-    distributed.barrier()
-    return folder
-
-
-def _refuse_other_settings(run: Pretrain | Detect, folder: Path) -> None:
-    """Stop before anything is written over, where a run that can be resumed was made with other settings."""
-    if not _can_resume(folder):
-        return
-    try:
-        then, now = _essential(load(folder / "config.yaml")), _essential(run)
-    except ConfigError:
-        return  # made by another version; the checkpoint itself knows whether it fits
-    changed = [f"{key} was {then.get(key)}, is {now.get(key)}" for key in now | then if now.get(key) != then.get(key)]
+    changed = distributed.broadcast(_changed_settings(run, folder) if distributed.is_main() else None)
     if changed:
         raise ValueError(
             f"{folder} holds a run with other settings ({'; '.join(changed)}); give the run another folder, restore "
             f"the settings, or remove {folder / 'checkpoints'} to start from step 0"
         )
+    if distributed.is_main():
+        _make_folders(folder)
+        if not _can_resume(folder):
+            for measured in (folder / "eval").glob("step_*.json"):
+                measured.unlink()  # of an earlier run, whose checkpoints someone removed
+        _write(folder / "config.yaml", show(run))
+        _write(folder / "environment.json", json.dumps(_environment(run, device), indent=1))
+    distributed.barrier()
+    return folder
+
+
+def _environment(run: Pretrain | Detect, device: torch.device) -> dict[str, Any]:
+    versions = {"visionlab": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    return {
+        "task": run.task,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": distributed.world_size(),
+        "threads": torch.get_num_threads(),
+        "git_commit": _git_commit(),
+        "versions": versions | {name: version(name) for name in RECORDED},
+    }
+
+
+def _changed_settings(run: Pretrain | Detect, folder: Path) -> list[str]:
+    """Return how a run differs from the one in its folder, whose checkpoints it would go on from."""
+    if not _can_resume(folder):
+        return []
+    try:
+        then, now = _essential(load(folder / "config.yaml")), _essential(run)
+    except ConfigError:
+        return []  # made by another version; the checkpoint itself knows whether it fits
+    return [f"{key} was {then.get(key)}, is {now.get(key)}" for key in now | then if now.get(key) != then.get(key)]
 
 
 def _can_resume(folder: Path) -> bool:
