@@ -153,3 +153,33 @@ def test_tuning_seeds_are_not_reported(runs, tmp_path):
     with pytest.raises(ValueError, match=r"expected tuning seeds that are not reported, got \[2\]"):
         do(tmp_path, tuning_seeds=[2, 100])
     assert runs == []
+
+
+def test_the_quickstart_gives_both_arms_the_same_but_the_weights(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def execute_all(runs):
+        asked.extend(runs)
+        for run, ap in zip(runs, (None, 0.25, 0.125), strict=True):
+            (Path(run.out) / "eval").mkdir(parents=True)
+            metrics = {"step": 1, "metrics": {"AP": ap, "AP50": ap}}
+            (Path(run.out) / "eval" / "step_00000001.json").write_text(json.dumps(metrics))
+
+    monkeypatch.setattr(study, "execute_all", execute_all)
+    monkeypatch.setattr(study, "write_comparison", lambda folders, path, title: path)
+    assert study.quickstart(tmp_path) is None
+    pretrain, pretrained, random = asked
+    assert pretrained.weights == str(Path(pretrain.out) / "backbone.safetensors")
+    assert random.weights is None
+    differing = {"out", "weights", "optimizer"}  # each arm has the learning rate that is best for it
+    assert pretrained.model_dump(exclude=differing) == random.model_dump(exclude=differing)
+    assert pretrain.data.model_dump() == random.data.model_dump()
+    printed = capsys.readouterr().out
+    assert "25.0" in printed
+    assert "12.5" in printed
+    assert str(tmp_path / "report.html") in printed
+
+
+def test_a_quickstart_that_a_signal_stopped_has_its_exit_status(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "execute_all", lambda runs: 143)
+    assert study.quickstart(tmp_path) == 143
