@@ -12,7 +12,7 @@ FLOORS = [
     {"pretext", "predictor"},
     {"tasks"},
     {"config"},
-    {"run", "study", "doctor"},
+    {"run", "run_folder", "predict", "study", "doctor"},
     {"cli", "tools"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
@@ -37,7 +37,9 @@ def imported_rooms(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: write imports in full"
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "visionlab" else [node.module]
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "visionlab" else [node.module]
+            )
         rooms |= {name.split(".")[1] for name in names if name.startswith("visionlab.")}
     return rooms & set(FLOOR_OF)
 

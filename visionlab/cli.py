@@ -126,7 +126,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from visionlab.run import predict
+    from visionlab.predict import predict
 
     predict(options.run, options.images, options.out, threshold=options.threshold, device=options.device)
 

@@ -29,6 +29,21 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def choose_device(name: str) -> torch.device:
+    """Return the device of this process.
+
+    Args:
+        name: auto, cpu or cuda; auto takes a GPU where there is one.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: expected a GPU that torch can use, got none; `visionlab doctor` says why")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank())
+    torch.cuda.set_device(device)
+    return device
+
+
 def rank() -> int:
     """Return the number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0

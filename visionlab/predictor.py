@@ -81,8 +81,7 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu", *, batch
         A function of a list of images that returns a list of ``Detections``; ``classes`` names their labels.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is no detector, or does not say at which size it was trained.
+        ValueError: there is no such file, it is no detector, or does not say at which size it was trained.
     """
     path = Path(path)
     if path.is_dir():

@@ -16,7 +16,8 @@ from scipy import stats
 from visionlab.config.load import load
 from visionlab.config.shipped import shipped
 from visionlab.eval.report import write_comparison
-from visionlab.run import execute, execute_all, fingerprint
+from visionlab.run import execute, execute_all
+from visionlab.run_folder import fingerprint
 
 ARMS = ("pretrained", "random")
 METRICS = ("AP", "AP50")

@@ -300,3 +300,10 @@ def test_timm_without_weights_is_refused():
 def test_min_matched_is_a_share(resnet):
     with pytest.raises(ValueError, match=r"min_matched expects a share in \[0, 1\], got 95"):
         load_weights(resnet, "timm", min_matched=95)
+
+
+def test_files_have_the_rights_that_the_umask_leaves(tmp_path):
+    plain, saved = tmp_path / "plain", tmp_path / "saved.safetensors"
+    plain.touch()
+    write_tensors({"weight": torch.ones(2)}, saved, "visionlab backbone", {})
+    assert saved.stat().st_mode == plain.stat().st_mode

@@ -46,9 +46,25 @@ def unlabelled_loader(run: Pretrain, views: Views, device: torch.device) -> tupl
     return run.loader.build(ViewSamples(data, views), run.seed, device.type == "cuda"), data.problems
 
 
-def labelled_data(run: Detect, folder: Path) -> LabelledData:
-    """Read the labelled images of a detector's run; a split is written to the run folder."""
-    return run.data.build(folder)
+def labelled_data(run: Detect, folder: Path, classes: list[str] | None = None) -> LabelledData:
+    """Read the labelled images of a detector's run.
+
+    Args:
+        run: of a detector.
+        folder: the run folder; a split is written there.
+        classes: the names of a trained detector's labels, which the data must have and take over; by default those of
+            the config.
+
+    Raises:
+        ValueError: the data has other classes.
+    """
+    section = run.data
+    if classes is not None and "classes" in type(section).model_fields:
+        section = section.model_copy(update={"classes": classes})
+    data = section.build(folder)
+    if classes is not None and data.train.classes != classes:
+        raise ValueError(f"expected data with the classes of the detector, {classes}, got {data.train.classes}")
+    return data
 
 
 def labelled_loader(run: Detect, data: LabelledData, device: torch.device) -> tuple[TrainLoader, list[Problem]]:
@@ -73,25 +89,10 @@ def validation_loader(run: Detect, data: LabelledData, device: torch.device) -> 
     return EvalLoader(samples, device.type == "cuda", **run.loader.settings())
 
 
-def evaluator(run: Detect, data: LabelledData, classes: list[str]) -> DetectionEvaluator:
-    """Return what measures detections in the validation images, which ``data`` must have.
-
-    Args:
-        run: of a detector.
-        data: the labelled images.
-        classes: the detector's, in the order of its labels; the images' categories are found by name.
-
-    Raises:
-        ValueError: the images have no category of such a name.
-    """
+def evaluator(run: Detect, data: LabelledData) -> DetectionEvaluator:
+    """Return what measures detections in the validation images, which ``data`` must have."""
     assert data.val is not None
-    category_ids = dict(zip(data.val.classes, data.val.category_ids, strict=True))
-    missing = [name for name in classes if name not in category_ids]
-    if missing:
-        raise ValueError(
-            f"data: expected a category {missing[0]!r}, as the detector has, got {', '.join(category_ids)}"
-        )
-    return run.evaluate.build(data.val.ground_truth, [category_ids[name] for name in classes])
+    return run.evaluate.build(data.val.ground_truth, data.val.category_ids)
 
 
 def detector(run: Detect, classes: list[str]) -> TwoStageDetector:

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from visionlab import __version__
 from visionlab.models.backbone import Backbone, Normalization
 from visionlab.models.fast_rcnn_head import FastRCNNHead
 from visionlab.models.fpn import FPN
 from visionlab.models.rpn import RPN
+from visionlab.models.tensor_file import read_tensors, write_tensors
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.models.vit_pyramid import SimpleFeaturePyramid
 
 NECKS: dict[str, type[FPN] | type[SimpleFeaturePyramid]] = {"fpn": FPN, "simple_pyramid": SimpleFeaturePyramid}
 KIND = "visionlab detector"
-FORMAT = 1
 
 
 def build_detector(
@@ -94,23 +90,12 @@ def save_detector(detector: TwoStageDetector, path: str | Path, *, provenance: d
         raise ValueError(f"{path}: expected a detector made by build_detector, this one has no settings to save")
     normalization = detector.backbone.normalization
     description = {
-        "kind": KIND,
-        "format": str(FORMAT),
         "classes": json.dumps(detector.classes),
         "normalization": json.dumps({"mean": normalization.mean, "std": normalization.std}),
         "settings": json.dumps(detector.settings),
         "provenance": json.dumps(provenance or {}),
-        "visionlab": __version__,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    temporary = Path(f"{path}.{os.getpid()}.part")
-    try:
-        save_file(tensors, temporary, description)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(detector.state_dict(), path, KIND, description)
 
 
 def read_detector(path: str | Path) -> TwoStageDetector:
@@ -123,10 +108,11 @@ def read_detector(path: str | Path) -> TwoStageDetector:
         The detector, on the CPU, in evaluation mode; ``provenance`` holds what was kept with the weights.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is no detector, a newer version wrote it, or it is damaged.
+        ValueError: there is no such file, it is no detector, a newer version wrote it, or it is damaged.
     """
-    description, tensors = _read(path)
+    tensors, description = read_tensors(path)
+    if description.get("kind") != KIND:
+        raise ValueError(f"{path}: expected a file written by save_detector, it does not say it is a detector")
     detector = build_detector(json.loads(description["classes"]), **json.loads(description["settings"]))
     detector.backbone.normalization = Normalization(**json.loads(description["normalization"]))
     detector.provenance = json.loads(description["provenance"])
@@ -154,20 +140,3 @@ def _with_defaults(part: type[nn.Module], given: dict[str, Any]) -> dict[str, An
     """Return all settings of a part, so that a saved detector does not change when a default does."""
     parameters = inspect.signature(part).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | given
-
-
-def _read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return a detector file's description and weights."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            description = file.metadata() or {}
-            if description.get("kind") != KIND:
-                raise ValueError(f"{path}: expected a file written by save_detector, it does not say it is a detector")
-            if int(description["format"]) > FORMAT:
-                raise ValueError(
-                    f"{path}: expected format {FORMAT} or older, got {description['format']},"
-                    f" written by visionlab {description['visionlab']}; install that version or a newer one"
-                )
-            return description, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: expected a safetensors file, it cannot be read as one ({error})") from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 import visionlab
@@ -28,14 +28,13 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, kind: str, de
     taken = own.keys() & description.keys()
     if taken:
         raise ValueError(f"{path}: '{min(taken)}' is not free to describe the file with")
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     temporary = Path(f"{path}.{os.getpid()}.part")
     try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            temporary,
-            {**own, **description},
-        )
-        with open(temporary, "rb") as file:
+        # Not by save_file, whose files their owner alone may read, whatever the umask.
+        with open(temporary, "wb") as file:
+            file.write(save(stored, {**own, **description}))
+            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

@@ -1,0 +1,68 @@
+"""Detections in files: what the predict command writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from visionlab.data.folder import find_images
+from visionlab.data.images import ImageError, read_image
+from visionlab.distributed import choose_device
+from visionlab.eval.detection import to_results
+from visionlab.eval.drawing import draw_boxes, save_jpeg
+from visionlab.predictor import load_detector
+from visionlab.run_folder import write_text
+
+
+def predict(run: Path, images: Sequence[Path], out: Path, *, threshold: float = 0.5, device: str = "auto") -> Path:
+    """Detect the objects in images; write COCO results and pictures with boxes.
+
+    Args:
+        run: a run folder or ``detector.safetensors``.
+        images: image files and folders.
+        out: the folder to write: ``results.json`` and a picture for each image.
+        threshold: the least score that is drawn; the json holds all.
+        device: auto, cpu or cuda.
+
+    Returns:
+        The json: a list of images by name, and COCO results whose ``image_id`` counts them from 1.
+    """
+    console = Console()
+    predictor = load_detector(run, choose_device(device))
+    files = [file for path in images for file in (find_images([str(path)]) if path.is_dir() else [str(path)])]
+    out.mkdir(parents=True, exist_ok=True)
+    content: dict = {
+        "images": [],
+        "categories": [{"id": label + 1, "name": name} for label, name in enumerate(predictor.classes)],
+        "annotations": [],
+    }
+    bar = track(files, "detecting", console=console, transient=True, disable=not console.is_terminal)
+    for number, file in enumerate(bar, start=1):
+        try:
+            image = read_image(file)
+        except ImageError as error:
+            console.print(f"left out: {error}", style="yellow", markup=False, soft_wrap=True)
+            continue
+        found = predictor([image])[0]
+        size = image.shape[:2]
+        content["images"].append({"id": number, "file_name": file, "height": size[0], "width": size[1]})
+        content["annotations"] += to_results(found, number, size, size, [c["id"] for c in content["categories"]])
+        shown = found.scores >= threshold
+        picture = draw_boxes(
+            image,
+            found.boxes[shown],
+            found.labels[shown].tolist(),
+            predictor.classes,
+            scores=found.scores[shown].tolist(),
+        )
+        save_jpeg(picture, out / f"{number:05d}_{Path(file).stem}.jpg")
+    if not content["images"]:
+        raise ValueError(f"predict: none of {len(files)} images can be read")
+    write_text(out / "results.json", json.dumps(content))
+    done = f"{len(content['annotations'])} detections in {len(content['images'])} images: {out / 'results.json'}"
+    console.print(done, markup=False, soft_wrap=True, highlight=False)
+    return out / "results.json"
