@@ -9,7 +9,7 @@ install: .venv/installed
 
 # torch first: the extension then builds against the torch it will run with.
 .venv/installed: setup.cfg setup.py pyproject.toml $(NATIVE_SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet "torch>=2.10"
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@

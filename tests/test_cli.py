@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from pycocotools.coco import COCO
 from tiny_runs import DETECT, PRETRAIN, visionlab, write_config
 
 from visionlab import run, study
@@ -180,7 +181,8 @@ def test_predict_writes_results_and_pictures(trained, tmp_path, capsys):
     out = tmp_path / "out"
     words = [trained / "detect", trained / "data" / "val", extra, "--out", out, "--threshold", "0.1"]
     assert visionlab("predict", *words) == 0
-    content = json.loads((out / "results.json").read_text())
+    content = json.loads((out / "images.json").read_text())
+    results = json.loads((out / "results.json").read_text())
     assert [image["file_name"] for image in content["images"]] == [str(path) for path in (*files, extra)]
     assert content["images"][-1] | {"height": 80, "width": 160} == content["images"][-1]
     names = [category["name"] for category in content["categories"]]
@@ -190,13 +192,18 @@ def test_predict_writes_results_and_pictures(trained, tmp_path, capsys):
         assert picture.width == 2 * picture.height
 
     by_run = json.loads((trained / "detect" / "eval" / "step_00000003_results.json").read_text())
-    ours = [row for row in content["annotations"] if row["image_id"] < 5]
+    ours = [row for row in results if row["image_id"] < 5]
     assert len(ours) == len(by_run)
     for mine, theirs in zip(ours, by_run, strict=True):
         assert mine["category_id"] == theirs["category_id"]
         assert mine["bbox"] == pytest.approx(theirs["bbox"], abs=1e-3)
         assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
-    wide = [row["bbox"] for row in content["annotations"] if row["image_id"] == 5]
+    truth = COCO()
+    truth.dataset = content
+    truth.createIndex()
+    assert len(truth.loadRes(str(out / "results.json")).anns) == len(results)
+
+    wide = [row["bbox"] for row in results if row["image_id"] == 5]
     assert max(x + width for x, _, width, _ in wide) > 80
     assert all(x >= 0 and y >= 0 and x + w <= 160.01 and y + h <= 80.01 for x, y, w, h in wide)
 

@@ -17,6 +17,7 @@ from tiny_runs import DETECT, PRETRAIN, read_file, read_rows, visionlab, write_c
 from visionlab import load_detector, run
 from visionlab.config import build
 from visionlab.data.images import read_image
+from visionlab.data.synthetic import write_synthetic
 from visionlab.models.backbone import Backbone
 from visionlab.models.weights import save_backbone
 from visionlab.predictor import Predictor
@@ -340,3 +341,19 @@ def test_two_processes_under_torchrun_are_one(pretext, norm, tmp_path):
         for ours, theirs in zip(one, two, strict=True):
             for key in (key for key in ours if key.startswith("loss")):
                 assert theirs[key] == pytest.approx(ours[key], rel=1e-4), (task, ours["step"], key)
+
+
+@pytest.mark.parametrize("chosen", [["flower", "beast"], ["snail"]])
+def test_evaluate_takes_over_the_classes_of_the_detector(tmp_path, chosen):
+    write_synthetic(tmp_path / "data", unlabelled=1, labelled=6, validation=4, image_size=64)
+    files = {"annotations": "annotations/train.json", "images": "train"}
+    files |= {"val_annotations": "annotations/val.json", "val_images": "val"}
+    data = {"name": "coco", "root": str(tmp_path / "data"), **files}
+    config = write_config(tmp_path, DETECT, "some", data={**data, "classes": chosen}, out=str(tmp_path / "run"))
+    assert visionlab("train", config) == 0
+    whole = write_config(tmp_path, DETECT, "whole", data=data, out=str(tmp_path / "again"))
+    assert visionlab("evaluate", whole, f"weights={tmp_path / 'run' / 'detector.safetensors'}") == 0
+    first = json.loads((tmp_path / "run" / "eval" / "step_00000003.json").read_text())
+    again = json.loads((tmp_path / "again" / "evaluate" / "eval" / "step_00000000.json").read_text())
+    assert list(first["per_class"]) == list(again["per_class"])
+    assert first["metrics"] == pytest.approx(again["metrics"], nan_ok=True)

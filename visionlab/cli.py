@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("images", nargs="+", type=Path, help="image files or folders")
     command.add_argument("--out", type=Path, default=Path("predictions"), help="folder to write (default: %(default)s)")
     command.add_argument("--threshold", type=float, default=0.5, help="least score drawn (default: %(default)s)")
-    command.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
 
     command = add("check-data", _check_data, "Name every fault of images and labels by file and annotation id.")
     command.add_argument("annotations", nargs="?", type=Path, help="a COCO json; left out, images alone are checked")
@@ -153,6 +153,8 @@ def _check_data(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> None:
     from visionlab.eval.report import write_report
 
+    if options.run.is_dir() and not (options.run / "config.yaml").exists():
+        raise ValueError(f"{options.run}: expected a run folder, there is no config.yaml in it")
     print(write_report(options.run))
 
 

@@ -55,6 +55,8 @@ class Predictor:
         Raises:
             ValueError: a file cannot be read, or an array is no such image.
         """
+        if isinstance(images, (str, Path)):
+            raise ValueError(f"expected a list of images, got the single path {images}; put it into a list")
         found = []
         for start in range(0, len(images), self.batch_size):
             found += self._detect([_pixels(image) for image in images[start : start + self.batch_size]])
@@ -95,7 +97,7 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu", *, batch
 def _pixels(image: str | Path | np.ndarray) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         return read_image(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"expected a (H, W, 3) uint8 RGB array, got {image.shape} {image.dtype}")
     return image
 

@@ -17,6 +17,7 @@ from visionlab.config import build
 from visionlab.config.data import LabelledData
 from visionlab.config.schema import Detect, Pretrain
 from visionlab.data.problems import Problem
+from visionlab.data.transforms import EvaluationResize
 from visionlab.eval.coco_map import CocoMetrics
 from visionlab.eval.drawing import draw_views, save_jpeg
 from visionlab.eval.report import write_report
@@ -95,6 +96,7 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
     torch.manual_seed(derive_seed(run.seed, "weights"))
     data = build.labelled_data(run, folder)
     detector = build.detector(run, data.train.classes)
+    detector.provenance = {"resize": build.resize(run), "category_ids": data.train.category_ids}
     _load(run, detector.backbone)
     loader, problems = build.labelled_loader(run, data, device)
     _tell(problems)
@@ -106,9 +108,7 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
         return {"AP": 0.0} | {name: value for name, value in summary.items() if value is not None}
 
     def save(step: int) -> None:
-        resize = build.resize(run)
-        sizes = {"short_side": resize.short_side, "max_size": resize.max_size}
-        save_detector(detector, folder / "detector.safetensors", provenance={"resize": sizes, "steps": step})
+        save_detector(detector, folder / "detector.safetensors", provenance={**detector.provenance, "steps": step})
 
     # ---------------------------------------------------------------------------------------------------- train
     optimizer, schedule, log, checkpoints = build.training(run, task, folder, fingerprint(run))
@@ -138,7 +138,8 @@ def _measure(
 ) -> CocoMetrics:
     """Evaluate a detector, and write its metrics, results and pictures."""
     evaluator = build.evaluator(run, data)
-    pictures = detect_all(detector, build.validation_loader(run, data, device), evaluator, device)
+    resize = EvaluationResize(**detector.provenance["resize"])
+    pictures = detect_all(detector, build.validation_loader(run, data, resize, device), evaluator, device)
     results = evaluator.results()
     metrics = evaluator.metrics(results)
     if distributed.is_main():
@@ -160,6 +161,8 @@ def evaluate(run: Pretrain | Detect) -> CocoMetrics:
     folder = Path(run.out) / "evaluate"
     make_folders(folder)
     detector = read_detector(run.weights).to(device)
+    if run.resize is not None or "resize" not in detector.provenance:
+        detector.provenance["resize"] = build.resize(run)
     data = build.labelled_data(run, folder, detector.classes)
     if data.val is None:
         raise ValueError("evaluate: expected validation images in the section data, got none")

@@ -63,7 +63,10 @@ def quickstart(out: Path) -> int | None:
     folders = {name: out / name for name in names}
     handed_on = {"pretrained": [f"weights={folders['pretrain'] / 'backbone.safetensors'}"]}
     runs = [
-        load(shipped(f"quickstart/{files[name]}.yaml"), [f"out={folders[name]}", *handed_on.get(name, [])])
+        load(
+            shipped(f"quickstart/{files[name]}.yaml"),
+            [f"out={folders[name]}", f"data.root={out / 'data'}", *handed_on.get(name, [])],
+        )
         for name in names
     ]
     status = execute_all(runs)

@@ -13,6 +13,7 @@ from visionlab.config import build
 from visionlab.config.data import UnlabelledCoco, coco, synthetic, synthetic_unlabelled
 from visionlab.config.load import load
 from visionlab.config.shipped import shipped
+from visionlab.data.transforms import EvaluationResize
 
 
 @pytest.fixture
@@ -79,11 +80,12 @@ def test_shipped_examples_read_real_data(test_data, tmp_path, name, images):
     batch = next(loader.batches(0))
     assert len(batch.targets) == len(batch) == 2
     assert max(batch.pixels.shape[2:]) <= run.transform.max_size
-    validation = next(iter(build.validation_loader(run, data, torch.device("cpu"))))
+    resize = EvaluationResize(**build.resize(run))
+    validation = next(iter(build.validation_loader(run, data, resize, torch.device("cpu"))))
     assert validation.ids
-    build.evaluator(run, data, data.train.classes)
-    with pytest.raises(ValueError, match="expected a category 'unicorn', as the detector has"):
-        build.evaluator(run, data, ["unicorn"])
+    build.evaluator(run, data)
+    with pytest.raises(ValueError, match="unicorn"):
+        build.labelled_data(run, tmp_path, ["unicorn"])
 
     run = load(shipped(f"examples/{name}_pretrain.yaml"), overrides)
     backbone = run.backbone.build()

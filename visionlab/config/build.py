@@ -73,20 +73,19 @@ def labelled_loader(run: Detect, data: LabelledData, device: torch.device) -> tu
     return run.loader.build(samples, run.seed, device.type == "cuda"), data.train.problems
 
 
-def resize(run: Detect) -> EvaluationResize:
-    """Return how images are resized for evaluation and prediction."""
+def resize(run: Detect) -> dict[str, int]:
+    """Return the settings of ``EvaluationResize`` for evaluation and prediction."""
     if run.resize is not None:
-        return run.resize.build()
+        return run.resize.settings()
     short_sides = run.transform.short_side
     short_side = short_sides if isinstance(short_sides, int) else max(short_sides)
-    return EvaluationResize(short_side=short_side, max_size=run.transform.max_size)
+    return {"short_side": short_side, "max_size": run.transform.max_size}
 
 
-def validation_loader(run: Detect, data: LabelledData, device: torch.device) -> EvalLoader:
+def validation_loader(run: Detect, data: LabelledData, resize: EvaluationResize, device: torch.device) -> EvalLoader:
     """Return the batches of the validation images, which ``data`` must have."""
     assert data.val is not None
-    samples = DetectionSamples(data.val, resize(run))
-    return EvalLoader(samples, device.type == "cuda", **run.loader.settings())
+    return EvalLoader(DetectionSamples(data.val, resize), device.type == "cuda", **run.loader.settings())
 
 
 def evaluator(run: Detect, data: LabelledData) -> DetectionEvaluator:

@@ -56,7 +56,8 @@ class From:
     def parts(self) -> list[type[Part]]:
         """The sections that may stand here."""
         if isinstance(self.source, Mapping):
-            return [part_of(constructor, name, self.without) for name, constructor in self.source.items()]
+            only = len(self.source) == 1
+            return [part_of(constructor, name, self.without, only) for name, constructor in self.source.items()]
         return [part_of(self.source, None, self.without)]
 
     def default(self, **settings: Any) -> Any:
@@ -65,18 +66,21 @@ class From:
 
     def __get_pydantic_core_schema__(self, source_type: Any, handler: Any) -> Any:
         kind = reduce(or_, self.parts)  # type: ignore[arg-type]
-        chosen = isinstance(self.source, Mapping)
+        chosen = isinstance(self.source, Mapping) and len(self.source) > 1
         return handler.generate_schema(Annotated[kind, Field(discriminator="name")] if chosen else kind)
 
 
 @cache
-def part_of(constructor: Callable[..., Any], name: str | None = None, without: tuple[str, ...] = ()) -> type[Part]:
+def part_of(
+    constructor: Callable[..., Any], name: str | None = None, without: tuple[str, ...] = (), only: bool = False
+) -> type[Part]:
     """Read the settings of a constructor or function off its keyword-only parameters.
 
     Args:
         constructor: a class or function; every parameter after the star is annotated.
         name: the value of the key ``name`` that chooses this part from a table; None where there is no choice.
         without: parameters after the star that are no settings.
+        only: there is nothing else to choose, so that ``name`` may be left out.
 
     Returns:
         A pydantic model with the parameters' annotations and defaults, described by the docstring.
@@ -99,7 +103,7 @@ def part_of(constructor: Callable[..., Any], name: str | None = None, without: t
     hints = get_type_hints(holder, globalns=function.__globals__, include_extras=True)
     helps = argument_help(doc) | argument_help(inspect.getdoc(function) or "")
 
-    fields: dict[str, Any] = {} if name is None else {"name": (Literal[name], ...)}  # type: ignore[valid-type]
+    fields: dict[str, Any] = {} if name is None else {"name": (Literal[name], name if only else ...)}  # type: ignore[valid-type]
     for parameter in parameters:
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (hints[parameter.name], Field(default, description=helps.get(parameter.name)))

@@ -17,8 +17,7 @@ from visionlab.data.loader import TrainLoader
 from visionlab.data.transforms import DetectionTransform, EvaluationResize
 from visionlab.eval.detection import DetectionEvaluator
 from visionlab.models.backbone import Backbone
-from visionlab.models.detector import NECKS
-from visionlab.models.fast_rcnn_head import FastRCNNHead
+from visionlab.models.detector import HEADS, NECKS
 from visionlab.models.rpn import RPN
 from visionlab.pretext import PRETEXTS
 from visionlab.train.checkpoint import Checkpoints
@@ -99,7 +98,7 @@ class Detect(Common):
 
     neck: Annotated[Part, From(NECKS)] = From(NECKS).default(name="fpn")
     rpn: Annotated[Part, From(RPN)] = From(RPN).default()
-    head: Annotated[Part, From(FastRCNNHead)] = From(FastRCNNHead).default()
+    head: Annotated[Part, From(HEADS)] = From(HEADS).default()
     train: Annotated[Part, From(train, without=("seed",))]
     evaluate: Annotated[Part, From(DetectionEvaluator)] = From(DetectionEvaluator).default()
 

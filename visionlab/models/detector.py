@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.models.vit_pyramid import SimpleFeaturePyramid
 
 NECKS: dict[str, type[FPN] | type[SimpleFeaturePyramid]] = {"fpn": FPN, "simple_pyramid": SimpleFeaturePyramid}
+HEADS: dict[str, type[FastRCNNHead]] = {"fast_rcnn": FastRCNNHead}
 KIND = "visionlab detector"
 
 
@@ -38,7 +40,7 @@ def build_detector(
         neck: settings of ``FPN`` or, with ``name`` "simple_pyramid", of ``SimpleFeaturePyramid``, which a plain vision
             transformer needs.
         rpn: settings of ``RPN``.
-        head: settings of ``FastRCNNHead``.
+        head: settings of ``FastRCNNHead``, the only head so far, whose ``name`` is "fast_rcnn".
         norm_eps: epsilon of the backbone's BatchNorm layers; by default they keep theirs.
 
     Returns:
@@ -51,7 +53,8 @@ def build_detector(
     """
     if not classes:
         raise ValueError("classes: expected the name of at least one class, got none")
-    neck_name, neck_settings = _named_neck(neck or {})
+    neck_name, neck_settings = _chosen(NECKS, neck or {}, "fpn")
+    head_name, head_settings = _chosen(HEADS, head or {}, "fast_rcnn")
     body = Backbone(**backbone or {})
     pyramid = NECKS[neck_name](body.channels, body.strides, **neck_settings)
     channels = pyramid.channels[0]
@@ -60,7 +63,7 @@ def build_detector(
         backbone=body,
         neck=pyramid,
         rpn=RPN(channels, pyramid.strides, **rpn or {}),
-        head=FastRCNNHead(channels, pooled_strides, len(classes), **head or {}),
+        head=HEADS[head_name](channels, pooled_strides, len(classes), **head_settings),
         norm_eps=norm_eps,
     )
     detector.classes = list(classes)
@@ -68,7 +71,7 @@ def build_detector(
         "backbone": body.settings,
         "neck": {"name": neck_name, **neck_settings},
         "rpn": _with_defaults(RPN, rpn or {}),
-        "head": _with_defaults(FastRCNNHead, head or {}),
+        "head": {"name": head_name, **head_settings},
         "norm_eps": norm_eps,
     }
     detector.settings = json.loads(json.dumps(settings))  # lists for tuples, as they come back from a file
@@ -128,12 +131,12 @@ def read_detector(path: str | Path) -> TwoStageDetector:
     return detector.eval()
 
 
-def _named_neck(settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the name of a neck and all its settings."""
-    name = settings.get("name", "fpn")
-    if name not in NECKS:
-        raise ValueError(f"neck: expected the name {' or '.join(NECKS)}, got '{name}'")
-    return name, _with_defaults(NECKS[name], {key: value for key, value in settings.items() if key != "name"})
+def _chosen(table: Mapping[str, type[nn.Module]], settings: dict[str, Any], default: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of the part that settings choose from a table, and all its settings."""
+    name = settings.get("name", default)
+    if name not in table:
+        raise ValueError(f"name: expected {' or '.join(table)}, got '{name}'")
+    return name, _with_defaults(table[name], {key: value for key, value in settings.items() if key != "name"})
 
 
 def _with_defaults(part: type[nn.Module], given: dict[str, Any]) -> dict[str, Any]:
