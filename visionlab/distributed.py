@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -131,7 +132,10 @@ def replicate(module: nn.Module, device: torch.device) -> nn.Module:
     if not dist.is_initialized():
         return module
     devices = [device] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+    parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    # Newer versions of torch warn of the setting's old name.
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+    return nn.parallel.DistributedDataParallel(module, device_ids=devices, **{buffers: False})  # type: ignore[arg-type]
 
 
 def unsynced(replica: nn.Module) -> AbstractContextManager[None]:

@@ -61,6 +61,32 @@ def test_settings_of_training_leave_validation_alone(root):
     assert coco(root, root=str(root), annotations="a.json", images="images").val is None
 
 
+def test_training_needs_an_object(root):
+    content = json.loads((root / "a.json").read_text())
+    (root / "none.json").write_text(json.dumps(content | {"annotations": []}))
+    crowds = [annotation | {"iscrowd": 1} for annotation in content["annotations"]]
+    (root / "crowds.json").write_text(json.dumps(content | {"annotations": crowds}))
+    for name in ("none.json", "crowds.json"):
+        with pytest.raises(ValueError, match=rf"{name}: no object to train on: expected a box in .* of 10 images$"):
+            coco(root, root=str(root), annotations=name, images="images")
+        data = coco(root, root=str(root), annotations="a.json", images="images", val_annotations=name)
+        assert len(data.val) == 10
+
+
+def test_validation_without_a_class_of_training_says_what_to_do(root):
+    content = json.loads((root / "a.json").read_text())
+    (root / "dogs.json").write_text(json.dumps(content | {"categories": content["categories"][1:]}))
+    settings = {"root": str(root), "annotations": "a.json", "images": "images", "val_annotations": "dogs.json"}
+    with pytest.raises(ValueError, match=r"dogs\.json: no category is named 'cat'.*; `classes` names those to use$"):
+        coco(root, **settings)
+    assert coco(root, **settings, classes=["dog"]).val.classes == ["dog"]
+
+
+def test_nothing_is_printed_where_no_one_looks(tmp_path, capsys):
+    synthetic_unlabelled(root=str(tmp_path / "drawn"), unlabelled=1, labelled=1, validation=1, image_size=32)
+    assert capsys.readouterr().out == ""
+
+
 def test_embedded_dataset_is_drawn_once_for_both_kinds_of_run(tmp_path):
     settings = {"root": str(tmp_path / "drawn"), "unlabelled": 3, "labelled": 2, "validation": 1, "image_size": 64}
     files = synthetic_unlabelled(**settings).files

@@ -231,6 +231,7 @@ extra: 1
         "a.yaml:14: backbone.name: duplicate key, it stands at a.yaml:8 too",
         'a.yaml:15: backbone.anchors.1.1: wrong value, expected a number, got "q"',
         "a.yaml:16: backbone.options.deep: wrong value, expected a number or true or false or text, got [1]",
+        "a.yaml:17: optimizer.lr: missing, expected a number (the learning rate)",
         'a.yaml:18: optimizer.name: unknown choice, expected one of sgd, adamw, got "sdg". Did you mean "sgd"?',
         "a.yaml:19: extra: unknown key. Keys here: task, steps, warmup, weights, limit, pretext, backbone, optimizer",
         'override "backbone.stages.0=q": backbone.stages.0: wrong value, expected an integer, got "q"',
@@ -255,9 +256,24 @@ def test_the_kind_of_run_is_chosen_by_task(read):
     assert faults(read, "price: 1", kind=Either) == ["a.yaml:1: task: missing, expected one of lab, shop"]
     [fault] = faults(read, "price: 1\ntask: shoop", kind=Either)
     assert fault == 'a.yaml:2: task: unknown choice, expected one of lab, shop, got "shoop". Did you mean "shop"?'
+    assert faults(read, "task: shap\nprice: x", kind=Either) == [
+        'a.yaml:1: task: unknown choice, expected one of lab, shop, got "shap". Did you mean "shop"?',
+        'a.yaml:2: price: wrong value, expected a number, got "x"',
+    ]
     assert faults(read, "task: shop\npric: 1", kind=Either) == [
         "a.yaml:1: price: missing, expected a number",
         'a.yaml:2: pric: unknown key. Did you mean "price"? Keys here: task, price',
+    ]
+
+
+def test_a_misspelt_choice_hides_no_fault(read):
+    text = "task: lob\nsteps: 0\npretext: {name: jigsw, grid: 4}\noptimizer: {name: sgd, lr: x}\n"
+    assert faults(read, text, kind=Either) == [
+        'a.yaml:1: task: unknown choice, expected one of lab, shop, got "lob". Did you mean "lab"?',
+        "a.yaml:2: steps: wrong value, expected an integer > 0, got 0",
+        "a.yaml:3: pretext.grid: wrong value, expected one of 2, 3, got 4",
+        'a.yaml:3: pretext.name: unknown choice, expected one of simclr, jigsaw, got "jigsw". Did you mean "jigsaw"?',
+        'a.yaml:4: optimizer.lr: wrong value, expected a number, got "x"',
     ]
 
 

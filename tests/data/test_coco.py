@@ -251,7 +251,7 @@ def test_limit_is_a_fixed_choice_that_grows(write):
     chosen = [{record.image_id for record in open_dataset(limit=limit).records} for limit in (1, 2, 3, 9)]
     assert [len(ids) for ids in chosen] == [1, 2, 3, 3]
     assert chosen[0] < chosen[1] < chosen[2]
-    with pytest.raises(ValueError, match="limit: expected at least 1 image, got 0"):
+    with pytest.raises(ValueError, match="limit: expected at least 1, got 0"):
         open_dataset(limit=0)
 
 
@@ -277,7 +277,7 @@ def test_classes_are_mapped_by_name(write):
     [
         (["Traffic Light"], "no category is named 'Traffic Light'. Did you mean 'traffic light'"),
         (["dgo"], "Did you mean 'dog'"),
-        (["xylophone"], "no category is named 'xylophone'. It has: dog, cat, traffic light"),
+        (["xylophone"], "is named 'xylophone'. It has: dog, cat, traffic light; `classes` names those to use"),
         (["dog", "dog"], "expected different names, got dog twice"),
         ([], "expected different names, got none"),
     ],

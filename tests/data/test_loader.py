@@ -203,14 +203,18 @@ def test_nothing_readable_is_an_error(folder):
         next(TrainLoader(samples, 0, batch_size=2, workers=0).batches())
 
 
-def test_evaluation_leaves_out_what_cannot_be_read(folder):
+def test_evaluation_leaves_out_what_cannot_be_read(folder, caplog):
     samples = detection(folder, split="val", transform=EvaluationResize(short_side=48))
     damage(samples, 2)
     damage(samples, 6)
     loader = EvalLoader(samples, batch_size=2, workers=0)
     assert [number for batch in loader for number in batch.ids] == [1, 2, 4, 5, 6]
     list(loader)
-    assert [Path(problem.file).name for problem in loader.problems] == ["000002.jpg", "000006.jpg"]
+    again = EvalLoader(samples, batch_size=2, workers=0)
+    list(again)
+    for problems in (loader.problems, again.problems):
+        assert [Path(problem.file).name for problem in problems] == ["000002.jpg", "000006.jpg"]
+    assert len(caplog.records) == 2
 
 
 def children(pid):
@@ -263,7 +267,7 @@ def test_interrupt_ends_main_process_and_workers(folder):
 
 
 def test_negative_workers_are_refused(folder):
-    with pytest.raises(ValueError, match="workers: expected 0 or more, got -1"):
+    with pytest.raises(ValueError, match="workers: expected at least 0, got -1"):
         TrainLoader(views(folder), batch_size=2, workers=-1)
 
 

@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from visionlab.data.sampling import Sampler, shard
+from visionlab.data.sampling import Sampler, shard, share_of
 
 
 def groups_of(length):
@@ -65,7 +65,9 @@ def test_grouped_batches_are_of_one_group_but_for_those_at_the_seam_of_epochs():
 
 
 def test_batches_that_cannot_be_shared_out_are_refused():
-    with pytest.raises(ValueError, match="batch_size is over all processes: expected a multiple of 3"):
+    with pytest.raises(ValueError, match=r"^batch_size: expected at least 1, got 0$"):
+        share_of(0, 1)
+    with pytest.raises(ValueError, match=r"^batch_size: expected a multiple of 3, the number of processes"):
         Sampler(10, seed=0, batch_size=8, world_size=3)
     with pytest.raises(ValueError, match="at least 1 image"):
         Sampler(0, seed=0, batch_size=8)

@@ -182,10 +182,10 @@ def test_color_changes_leave_boxes_alone():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"flip": 1.5}, "flip: expected a probability"),
-        ({"crop": 0.5}, "crop: expected a share"),
+        ({"flip": 1.5}, "flip: expected"),
+        ({"crop": 0.5}, "crop: expected"),
         ({"short_side": 800, "max_size": 700}, "max_size: expected at least the short side, 800, got 700"),
-        ({"short_side": []}, "short_side: expected lengths"),
+        ({"short_side": []}, "short_side: expected numbers, each at least 1, got"),
         ({"color_strength": -1}, "color_strength: expected"),
     ],
 )

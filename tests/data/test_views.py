@@ -100,10 +100,10 @@ def test_tiny_and_narrow_images_give_views():
         ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
         ({"crop_scale": (0.5, 0.2)}, "crop_scale"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
-        ({"count": 0}, "at least 1 view"),
-        ({"blur": -0.1}, "blur: expected a probability"),
-        ({"grayscale": 2}, "grayscale: expected a probability"),
-        ({"solarize": 2}, "solarize: expected a probability"),
+        ({"count": 0}, "count: expected at least 1"),
+        ({"blur": -0.1}, "blur: expected"),
+        ({"grayscale": 2}, "grayscale: expected"),
+        ({"solarize": 2}, "solarize: expected"),
     ],
 )
 def test_faulty_settings_are_refused(settings, message):

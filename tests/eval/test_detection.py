@@ -69,3 +69,8 @@ def test_processes_are_put_together(monkeypatch):
     there.add(batch([5]), [detections([], [])])
     with pytest.raises(ValueError, match="image 5 came from two"):
         here.results()
+
+
+def test_too_few_detections_to_measure_are_refused():
+    with pytest.raises(ValueError, match="max_detections: expected more than 10, got 10"):
+        DetectionEvaluator(TRUTH, [10, 20], max_detections=10)

@@ -174,3 +174,26 @@ def test_offsets_shared_by_all_classes():
 def test_strides_must_double():
     with pytest.raises(ValueError, match="twice the one before"):
         FastRCNNHead(4, [4, 16], CLASSES)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fc_channels": 0},
+        {"pool_size": 0},
+        {"sampling_ratio": -1},
+        {"canonical_size": 0.0},
+        {"positive_iou": 0.0},
+        {"samples_per_image": 0},
+        {"positive_fraction": -0.5},
+        {"box_weights": (1.0, 1.0, 1.0, 0.0)},
+        {"smooth_l1_beta": -1.0},
+        {"score_threshold": 1.0},
+        {"nms_threshold": 1.5},
+        {"max_detections": 0},
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_named(settings):
+    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
+        FastRCNNHead(4, [8, 16], CLASSES, **settings)

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from visionlab.models.fpn import FPN
+from visionlab.models.vit_pyramid import SimpleFeaturePyramid
 
 
 def features(channels=(8, 16, 32), height=13, width=18) -> list[torch.Tensor]:
@@ -57,3 +58,10 @@ def test_same_as_torchvision():
     for level, other in zip(ours(maps), expected.values(), strict=True):
         torch.testing.assert_close(level, other)
     assert F.max_pool2d(ours(maps)[-2], 1, 2).equal(ours(maps)[-1])
+
+
+@pytest.mark.parametrize("settings", [{"channels": 0}, {"extra_levels": -1}], ids=str)
+@pytest.mark.parametrize("neck", [FPN, SimpleFeaturePyramid])
+def test_settings_out_of_range_are_named(neck, settings):
+    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
+        neck([8], [4], **settings)

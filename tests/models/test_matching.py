@@ -164,7 +164,10 @@ def test_draw_samples_looks_up_the_objects():
     assert torch.equal(samples.boxes[[0, 3]], objects.boxes[[1, 0]])
 
 
-@pytest.mark.parametrize(("samples", "fraction"), [(0, 0.5), (10, 1.5), (10, -0.1)])
-def test_sampler_refuses_what_makes_no_sense(samples, fraction):
-    with pytest.raises(ValueError, match="expected at least 1 sample"):
+@pytest.mark.parametrize(
+    ("samples", "fraction", "name"),
+    [(0, 0.5, "samples_per_image"), (10, 1.5, "positive_fraction"), (10, -0.1, "positive_fraction")],
+)
+def test_sampler_refuses_what_makes_no_sense(samples, fraction, name):
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
         BalancedSampler(samples, fraction)

@@ -182,3 +182,28 @@ def test_default_anchors_are_eight_strides_and_need_no_rule_per_level():
 def test_anchor_sizes_that_do_not_fit_the_levels(sizes):
     with pytest.raises(ValueError, match="anchor_sizes: expected 2 lists"):
         RPN(4, STRIDES, anchor_sizes=sizes)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"anchor_sizes": [[8.0], [0.0]]},
+        {"anchor_sizes": [[], []]},
+        {"anchor_ratios": ()},
+        {"anchor_ratios": (1.0, 0.0)},
+        {"positive_iou": 7.0},
+        {"negative_iou": 0.8},
+        {"samples_per_image": -4},
+        {"positive_fraction": 1.5},
+        {"smooth_l1_beta": -1.0},
+        {"nms_threshold": -1.0},
+        {"train_candidates": 0},
+        {"train_proposals": 0},
+        {"test_candidates": 0},
+        {"test_proposals": 0},
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_named(settings):
+    with pytest.raises(ValueError, match=f"^{next(iter(settings))}: expected"):
+        RPN(4, STRIDES, **settings)

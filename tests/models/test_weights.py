@@ -284,7 +284,7 @@ def test_timm_weights(monkeypatch, resnet):
         return resnet.model
 
     backbone = Backbone(name="resnet18.a1_in1k")
-    monkeypatch.setattr(weights.timm, "create_model", create_model)
+    monkeypatch.setattr(timm, "create_model", create_model)
     report = load_weights(backbone, "timm")
     assert created == [("resnet18.a1_in1k", True, 0)]
     assert _equal(resnet, backbone)

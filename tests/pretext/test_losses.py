@@ -48,6 +48,13 @@ def test_accuracy_counts_positives_that_are_nearest():
     assert nt_xent(first, first.roll(1, dims=0), 0.1)[1] == 0
 
 
+def test_a_single_image_has_no_negatives():
+    with pytest.raises(
+        ValueError, match=r"^batch_size: expected at least 2 images over all processes to contrast, got 1$"
+    ):
+        nt_xent(torch.ones(1, 3), torch.ones(1, 3), 0.1)
+
+
 def test_half_precision_computes_in_float32():
     first, second = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(2))
     half, _ = nt_xent(first.bfloat16(), second.bfloat16(), 0.1)

@@ -92,6 +92,7 @@ class Failing(Toy):
             raise MemoryError("in step 6")
 
 
+@pytest.mark.usefixtures("fp16_on_cpu")
 @pytest.mark.parametrize("settings", [{"optimizer": "adamw"}, {"precision": "fp16"}, {"precision": "bf16"}], ids=str)
 def test_every_optimizer_and_precision_goes_on_bit_for_bit(tmp_path, settings):
     toy_run(tmp_path / "whole", Toy().float(), **settings)
@@ -100,6 +101,12 @@ def test_every_optimizer_and_precision_goes_on_bit_for_bit(tmp_path, settings):
     toy_run(tmp_path / "failed", Toy().float(), **settings)
     assert_same(final_state(tmp_path / "failed"), final_state(tmp_path / "whole"))
     assert rows(tmp_path / "failed") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["every", "keep"])
+def test_settings_out_of_range_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=f"^{name}: expected at least 1, got 0$"):
+        Checkpoints(tmp_path, "", **{name: 0})
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])

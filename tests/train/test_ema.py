@@ -50,5 +50,5 @@ def test_the_module_holds_the_average_inside_the_block_only():
 
 @pytest.mark.parametrize("decay", [0.0, 1.0])
 def test_a_decay_without_sense_is_refused(decay):
-    with pytest.raises(ValueError, match="ema_decay must be in"):
+    with pytest.raises(ValueError, match="ema_decay: expected"):
         WeightAverage(Net(), decay)

@@ -58,6 +58,7 @@ def test_nothing_depends_on_the_random_state_before_the_run(tmp_path):
     assert torch.equal(*results)
 
 
+@pytest.mark.usefixtures("fp16_on_cpu")
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_learns_nearly_the_same(tmp_path, precision):
     toy_run(tmp_path / "full", full := Toy(noisy=False).float())
@@ -119,6 +120,7 @@ def test_a_number_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, where,
     assert all(value.isfinite().all() for value in saved.values())
 
 
+@pytest.mark.usefixtures("fp16_on_cpu")
 def test_fp16_skips_a_gradient_that_is_not_finite(tmp_path):
     toy_run(tmp_path, task := Exploding(step=5, where="gradient").float(), precision="fp16")
     assert task.calls == 12
@@ -160,9 +162,12 @@ def test_a_task_returns_scalar_losses(tmp_path, monkeypatch, wrong):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"accumulate": 0}, "accumulate >= 1"),
-        ({"clip_norm": 0.0}, "clip_norm must be above 0"),
-        ({"ema_decay": 1.0}, "ema_decay must be in"),
+        ({"steps": 0}, "^steps: expected at least 1, got 0$"),
+        ({"accumulate": 0}, "^accumulate: expected at least 1, got 0$"),
+        ({"clip_norm": 0.0}, r"^clip_norm: expected more than 0, got 0\.0$"),
+        ({"ema_decay": 1.0}, r"^ema_decay: expected a number in \(0, 1\), got 1\.0$"),
+        ({"precision": "fp16"}, "^precision: expected fp32 or bf16 on the CPU, got fp16$"),
+        ({"evaluate_every": 0}, "^evaluate_every: expected 1 to steps, "),
         ({"evaluate_every": 5}, "no effect without an evaluation"),
     ],
 )

@@ -73,6 +73,22 @@ def test_updates_are_those_of_torch_without_groups(build, plain, settings):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("build", "settings", "message"),
+    [
+        (sgd, {"lr": -1.0}, r"^lr: expected more than 0, got -1\.0$"),
+        (sgd, {"lr": 0.1, "momentum": 5}, r"^momentum: expected a number in \[0, 1\), got 5$"),
+        (sgd, {"lr": 0.1, "weight_decay": -1}, "^weight_decay: expected at least 0, got -1$"),
+        (sgd, {"lr": 0.1, "lr_factors": {"first": -1}}, r"^lr_factors\.first: expected at least 0, got -1$"),
+        (sgd, {"lr": 0.1, "momentum": 0, "nesterov": True}, "^nesterov: no effect without momentum$"),
+        (adamw, {"lr": 0.1, "betas": (0.9, 1.0)}, r"^betas: expected numbers, each in \[0, 1\), got"),
+    ],
+)
+def test_settings_out_of_range_are_refused(build, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(Net(), **settings)
+
+
 def test_settings_without_effect_are_refused():
     with pytest.raises(ValueError, match="no trainable parameter lies in"):
         sgd(Net(), lr=0.1, lr_factors={"neck": 0.1})

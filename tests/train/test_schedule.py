@@ -54,16 +54,16 @@ def test_closed_forms():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("constant", {"warmup_steps": 10}, "warmup_steps must be in"),
+        ("constant", {"warmup_steps": 10}, "warmup_steps: expected"),
         ("cosine", {"warmup_factor": 0.1}, "no effect without warmup_steps"),
-        ("cosine", {"warmup_steps": 2, "warmup_factor": 1.0}, "warmup_factor must be in"),
-        ("cosine", {"final_factor": 1.0}, "final_factor must be in"),
-        ("multistep", {"milestones": []}, "milestones must rise"),
-        ("multistep", {"milestones": [0, 5]}, "milestones must rise"),
-        ("multistep", {"milestones": [5, 4]}, "milestones must rise"),
-        ("multistep", {"milestones": [4, 10]}, "milestones must rise"),
-        ("multistep", {"milestones": [2], "warmup_steps": 3}, "milestones must rise"),
-        ("multistep", {"milestones": [5], "gamma": 0.0}, "gamma must be above 0"),
+        ("cosine", {"warmup_steps": 2, "warmup_factor": 1.0}, "warmup_factor: expected"),
+        ("cosine", {"final_factor": 1.0}, "final_factor: expected"),
+        ("multistep", {"milestones": []}, "milestones: expected rising"),
+        ("multistep", {"milestones": [0, 5]}, "milestones: expected rising"),
+        ("multistep", {"milestones": [5, 4]}, "milestones: expected rising"),
+        ("multistep", {"milestones": [4, 10]}, "milestones: expected rising"),
+        ("multistep", {"milestones": [2], "warmup_steps": 3}, "milestones: expected rising"),
+        ("multistep", {"milestones": [5], "gamma": 0.0}, "gamma: expected more than 0"),
     ],
 )
 def test_settings_without_sense_are_refused_in_one_line(name, settings, message):

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import Progress
 
 from visionlab import distributed
-from visionlab.data.coco import CocoDataset
+from visionlab.checks import check_in
+from visionlab.data.coco import CocoDataset, check_coco
 from visionlab.data.folder import ImageFolder
 from visionlab.data.problems import Policy
 from visionlab.data.split import split_coco
@@ -118,9 +120,18 @@ def coco(
         split = split_coco(os.path.join(root, annotations), folder=str(out), val_fraction=val_fraction, seed=split_seed)
         annotations, val_annotations = (os.path.abspath(path) for path in split)
     train = _coco(root, annotations, images, classes=classes, policy=policy, keep_empty=keep_empty, limit=limit)
+    if all(record.crowd.all() for record in train.records):
+        file = os.path.join(root, annotations)
+        raise ValueError(f"{file}: no object to train on: expected a box in at least one of {len(train)} images")
     if val_annotations is None:
         return LabelledData(train, None)
     return LabelledData(train, _coco(root, val_annotations, val_images or images, classes=train.classes, policy=policy))
+
+
+def check_labelled(*, val_fraction: float | None, **others: Any) -> None:
+    """Refuse the settings of ``coco`` that no file can make right."""
+    check_in("(0, 1)", val_fraction=val_fraction)
+    check_coco(**others)
 
 
 def synthetic(
@@ -159,7 +170,9 @@ def _coco(root: str, annotations: str, images: str, **settings: Any) -> CocoData
 def _draw(root: str, unlabelled: int, labelled: int, validation: int, image_size: int, seed: int) -> None:
     """Draw the embedded dataset, once on each machine."""
     if distributed.local_rank() == 0:
-        with Progress(transient=True, disable=not distributed.is_main()) as bars:
+        console = Console()
+        seen = distributed.is_main() and console.is_terminal
+        with Progress(console=console, transient=True, disable=not seen) as bars:
             bar = bars.add_task("drawing images", total=unlabelled + labelled + validation)
             write_synthetic(
                 root,

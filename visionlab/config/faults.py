@@ -34,6 +34,21 @@ def explain(error: ValidationError, kind: Any, data: Any) -> Iterator[tuple[Keys
     yield from dict.fromkeys(found)
 
 
+def corrections(error: ValidationError, kind: Any, data: Any) -> Iterator[tuple[Keys, str]]:
+    """Yield what a config probably means where it misspells a choice between sections, with the keys that lead there.
+
+    Args:
+        error: what validation of ``data`` raised.
+        kind: the type that ``data`` was validated as.
+        data: what the config says.
+    """
+    for item in error.errors(include_url=False):
+        if item["type"] == "union_tag_invalid":
+            keys, here, value = _follow(item["loc"], kind, data)
+            key, choices = next(iter(_tags(here).items()))
+            yield from (((*keys, key), choice) for choice in _closest(value[key], choices))
+
+
 def _explain(fault: str, location: Keys, kind: Any, data: Any) -> tuple[Keys, str]:
     keys, kind, value = _follow(location, kind, data)
     if fault == "extra_forbidden":
@@ -60,8 +75,12 @@ def _wrong_choice(value: Any, choices: list[Any]) -> str:
 
 
 def _did_you_mean(word: Any, choices: list[Any]) -> str:
-    close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1)
-    return f'Did you mean "{close[0]}"? ' if close else ""
+    return "".join(f'Did you mean "{choice}"? ' for choice in _closest(word, choices))
+
+
+def _closest(word: Any, choices: list[Any]) -> list[str]:
+    """Return the choice that is spelled most alike, or none."""
+    return difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1)
 
 
 def quote(value: Any) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from copy import deepcopy
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from visionlab.config.document import ConfigError, Document, to_yaml
-from visionlab.config.faults import explain
+from visionlab.config.faults import corrections, explain
 from visionlab.config.schema import Run
 
 __all__ = ["ConfigError", "json_schema", "load", "show"]
@@ -34,12 +37,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), kind: Any = Run) -> An
     document.read()
     for override in overrides:
         document.override(override)
-    run = None
-    try:
-        run = TypeAdapter(kind).validate_json(json.dumps(document.data))
-    except ValidationError as error:
-        for keys, what in explain(error, kind, document.data):
-            document.fault(keys, what)
+    run = _validate(document, kind)
     # What settings mean to each other can be said only once each is right by itself.
     if run is not None and not document.faults:
         for key, what in run.conflicts():
@@ -47,6 +45,23 @@ def load(path: str | Path, overrides: Iterable[str] = (), kind: Any = Run) -> An
     if document.faults:
         raise ConfigError([str(fault) for fault in sorted(set(document.faults))])
     return run
+
+
+def _validate(document: Document, kind: Any) -> Any:
+    """Return what a config says, if it can be that; note the faults, also of sections whose choice is misspelt."""
+    data = document.data
+    while True:
+        try:
+            return TypeAdapter(kind).validate_json(json.dumps(data))
+        except ValidationError as error:
+            for keys, what in explain(error, kind, data):
+                document.fault(keys, what)
+            meant = list(corrections(error, kind, data))
+        if not meant:
+            return None
+        data = deepcopy(data)
+        for keys, choice in meant:
+            reduce(getitem, keys[:-1], data)[keys[-1]] = choice
 
 
 def show(run: Any) -> str:

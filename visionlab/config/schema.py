@@ -6,13 +6,14 @@ A section that is read ``From`` a constructor takes what stands after the star i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from visionlab.config.data import DETECT_DATA, PRETRAIN_DATA
 from visionlab.config.part import From, Part, Section
+from visionlab.config.refusals import ENCODER, FOLDER, SAMPLES, detector_refusals, refusals
 from visionlab.data.loader import TrainLoader
 from visionlab.data.transforms import DetectionTransform, EvaluationResize
 from visionlab.eval.detection import DetectionEvaluator
@@ -65,17 +66,22 @@ class Common(Section):
     log: Annotated[Part, From(Log)] = From(Log).default()
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Yield the settings that have no effect or no meaning beside others, with what is wrong."""
+        """Yield the settings that a part refuses, or that have no effect beside others, with what is wrong."""
+        if not self.out.strip():
+            yield "out", "expected a folder, got none"
         if self.weights is None and self.min_matched != MIN_MATCHED:
             yield "min_matched", "no effect without weights"
-        if self.weights is None and self.backbone.frozen_stages:
+        if self.weights is None and self.backbone.frozen_stages > 0:
             yield "backbone.frozen_stages", "would keep random weights, expected 0 without weights"
-        if self.device == "cpu" and self.train.precision == "fp16":
-            yield "train.precision", "expected fp32 or bf16 on the CPU, got fp16"
-        if self.train.steps < 1:
-            yield "train.steps", f"expected at least 1, got {self.train.steps}"
-        else:
-            yield from _refusal("schedule", lambda: self.schedule.build(self.train.steps))
+        yield from refusals("data", self.data)
+        yield from refusals("backbone", self.backbone)
+        yield from refusals("train", self.train, self.device)
+        yield from refusals("optimizer", self.optimizer)
+        if self.train.steps >= 1:
+            yield from refusals("schedule", self.schedule, self.train.steps)
+        yield from refusals("loader", self.loader, SAMPLES)
+        yield from refusals("checkpoints", self.checkpoints, FOLDER, "")
+        yield from refusals("log", self.log, FOLDER, self.train.steps)
 
 
 class Pretrain(Common):
@@ -85,6 +91,10 @@ class Pretrain(Common):
     data: Annotated[Part, From(PRETRAIN_DATA)]
     pretext: Annotated[Part, From(PRETEXTS)]
     train: Annotated[Part, From(train, without=("seed", "evaluate_every"))]
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        yield from super().conflicts()
+        yield from refusals("pretext", self.pretext, ENCODER)
 
 
 class Detect(Common):
@@ -104,21 +114,18 @@ class Detect(Common):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
-        yield from _refusal("transform", self.transform.build)
+        yield from refusals("transform", self.transform)
         if self.resize:
-            yield from _refusal("resize", self.resize.build)
+            yield from refusals("resize", self.resize)
+        yield from detector_refusals(self.backbone, self.neck, self.rpn, self.head)
+        yield from refusals("evaluate", self.evaluate, {}, [])
         if self.data.name == "coco":
             yield from self._validation_conflicts()
-        every = self.train.evaluate_every
-        if every is not None and not 0 < every <= self.train.steps:
-            yield "train.evaluate_every", f"expected 1 to train.steps ({self.train.steps}), got {every}"
 
     def _validation_conflicts(self) -> Iterator[tuple[str, str]]:
         data = self.data
         if data.val_fraction is not None and data.val_annotations is not None:
             yield "data.val_fraction", "expected either val_fraction or val_annotations, got both"
-        if data.val_fraction is not None and not 0 < data.val_fraction < 1:
-            yield "data.val_fraction", f"expected a share between 0 and 1, got {data.val_fraction}"
         if data.val_fraction is None and data.split_seed:
             yield "data.split_seed", "no effect without val_fraction"
         if data.val_annotations is None and data.val_images is not None:
@@ -132,11 +139,3 @@ class Detect(Common):
 
 
 Run = Annotated[Pretrain | Detect, Field(discriminator="task")]
-
-
-def _refusal(section: str, build: Callable[[], Any]) -> Iterator[tuple[str, str]]:
-    """Yield what a constructor that needs no files says against its settings."""
-    try:
-        build()
-    except ValueError as error:
-        yield section, str(error)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from visionlab.checks import check_at_least
 from visionlab.data.coco_check import CheckedImage, CocoCheck
-from visionlab.data.coco_json import is_id, map_categories, read_coco
+from visionlab.data.coco_json import check_classes, is_id, map_categories, read_coco
 from visionlab.data.images import ImageError, read_image_by_policy
 from visionlab.data.problems import Policy, Problem, fail_on, summarize
 from visionlab.data.split import choose
@@ -86,8 +87,7 @@ class CocoDataset:
         limit: int | None = None,
         check_files: bool = True,
     ) -> None:
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit: expected at least 1 image, got {limit}")
+        check_coco(classes=classes, limit=limit)
         content = read_coco(annotations)
         self.classes, self.category_ids = map_categories(content["categories"], classes, annotations)
         self.policy = policy
@@ -129,6 +129,13 @@ class CocoDataset:
             stated = f"{record.width} x {record.height}"
             raise ImageError(f"{record.file}: expected {stated} pixels as the json says, got {width} x {height}")
         return pixels, record
+
+
+def check_coco(*, classes: list[str] | None = None, limit: int | None, **_others: Any) -> None:
+    """Refuse the settings of a ``CocoDataset`` that no file can make right."""
+    if classes is not None:
+        check_classes(classes)
+    check_at_least(1, limit=limit)
 
 
 def _record(image: CheckedImage, category_ids: Sequence[int]) -> Record:

@@ -59,16 +59,23 @@ def map_categories(
         raise ValueError(f"{source}: names no categories")
     if classes is None:
         classes = sorted(ids, key=lambda name: ids[name])
-    twice = [name for name, count in Counter(classes).items() if count > 1]
-    if twice or not classes:
-        raise ValueError(f"classes: expected different names, got {'none' if not classes else twice[0] + ' twice'}")
+    check_classes(classes)
     for name in classes:
         if name not in ids:
             folded = {known.casefold(): known for known in ids}
             near = difflib.get_close_matches(name.casefold(), folded, n=1)
             hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
-            raise ValueError(f"{source}: no category is named {name!r}.{hint} It has: {', '.join(ids)}")
+            raise ValueError(
+                f"{source}: no category is named {name!r}.{hint} It has: {', '.join(ids)}; `classes` names those to use"
+            )
     return list(classes), [ids[name] for name in classes]
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Refuse an empty choice of classes, and one that names a class twice."""
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice or not classes:
+        raise ValueError(f"classes: expected different names, got {'none' if not classes else twice[0] + ' twice'}")
 
 
 def is_id(value: object) -> TypeGuard[int]:

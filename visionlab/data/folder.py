@@ -6,10 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from visionlab.checks import check_at_least
 from visionlab.data.images import ImageError, file_problem, read_image_by_policy, read_image_sizes
 from visionlab.data.problems import Policy, Problem, fail_on
 from visionlab.data.split import choose
@@ -52,12 +54,7 @@ class ImageFolder:
         policy: Policy = "repair",
         check_files: bool = True,
     ) -> None:
-        if (root is None) == (list_file is None):
-            raise ValueError("expected either root or list_file, got " + ("neither" if root is None else "both"))
-        if list_file is not None and (not recursive or extensions is not None):
-            raise ValueError("recursive and extensions choose files under root; they have no effect on a list_file")
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit: expected at least 1 image, got {limit}")
+        check_folder(root=root, list_file=list_file, recursive=recursive, extensions=extensions, limit=limit)
         if list_file is not None:
             source, files = list_file, read_list(list_file)
         else:
@@ -93,6 +90,25 @@ class ImageFolder:
                 report the message and take the next image that loads.
         """
         return read_image_by_policy(self.files[index], self.policy)
+
+
+def check_folder(
+    *,
+    root: str | list[str] | None,
+    list_file: str | None,
+    recursive: bool,
+    extensions: list[str] | None,
+    limit: int | None,
+    **_others: Any,
+) -> None:
+    """Refuse the settings of an ``ImageFolder`` that no file can make right."""
+    if (root is None) == (list_file is None):
+        raise ValueError("expected either root or list_file, got " + ("neither" if root is None else "both"))
+    if root is not None and not root:
+        raise ValueError(f"root: expected at least one folder, got {root!r}")
+    if list_file is not None and (not recursive or extensions is not None):
+        raise ValueError("recursive and extensions choose files under root; they have no effect on a list_file")
+    check_at_least(1, limit=limit)
 
 
 def find_images(roots: Sequence[str], *, recursive: bool = True, extensions: Sequence[str] | None = None) -> list[str]:

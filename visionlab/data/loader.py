@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import cv2
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from visionlab import distributed
+from visionlab.checks import check_at_least
 from visionlab.data.coco import CocoDataset
 from visionlab.data.folder import ImageFolder
 from visionlab.data.images import ImageError, file_problem
@@ -155,7 +157,8 @@ class TrainLoader:
         )
         self.problems: list[Problem] = []
         self._fetcher = _Fetcher(samples, seed, replace=True)
-        self._workers, self._pin_memory = _check_workers(workers), pin_memory
+        check_at_least(0, workers=workers)
+        self._workers, self._pin_memory = workers, pin_memory
 
     def batches(self, start_step: int = 0) -> Iterator[Any]:
         """Yield this process's batches from any step on, for ever.
@@ -187,7 +190,8 @@ class EvalLoader:
         self._indices = shard(len(samples.files), batch_size=batch_size, rank=rank, world_size=world_size)
         self.problems: list[Problem] = []
         self._fetcher = _Fetcher(samples, 0, replace=False)
-        self._workers, self._pin_memory = _check_workers(workers), pin_memory
+        check_at_least(0, workers=workers)
+        self._workers, self._pin_memory = workers, pin_memory
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -254,9 +258,15 @@ def _read(
             if problem.file not in named:
                 named.add(problem.file)
                 problems.append(problem)
-                log.warning("%s", problem)
+                _warn(problem)
         if fetched.batch is not None:
             yield fetched.batch
+
+
+@cache
+def _warn(problem: Problem) -> None:
+    """Log a fault once in a process, though each evaluation has a loader of its own."""
+    log.warning("%s", problem)
 
 
 def _as_it_is(fetched: Any) -> Fetched:
@@ -266,9 +276,3 @@ def _as_it_is(fetched: Any) -> Fetched:
 def _start_worker(number: int) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which ends its workers
-
-
-def _check_workers(workers: int) -> int:
-    if workers < 0:
-        raise ValueError(f"workers: expected 0 or more, got {workers}")
-    return workers

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from visionlab.checks import check_at_least
 from visionlab.seeding import derive_seed
 
 Key = tuple[int, int]
@@ -83,11 +84,12 @@ def share_of(batch_size: int, world_size: int) -> int:
     """Return how many images of each batch are one process's.
 
     Raises:
-        ValueError: the processes cannot have equally many.
+        ValueError: there is none, or the processes cannot have equally many.
     """
-    if batch_size < 1 or batch_size % world_size:
+    check_at_least(1, batch_size=batch_size)
+    if batch_size % world_size:
         raise ValueError(
-            f"batch_size is over all processes: expected a multiple of {world_size} (processes), got {batch_size}"
+            f"batch_size: expected a multiple of {world_size}, the number of processes that share it, got {batch_size}"
         )
     return batch_size // world_size
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from visionlab.checks import check_in
 from visionlab.data.coco_json import read_coco
 from visionlab.seeding import derive_seed
 
@@ -42,8 +43,7 @@ def split_coco(annotations: str, *, folder: str, val_fraction: float, seed: int 
     Raises:
         ValueError: if the json cannot be split, or the folder holds a different split.
     """
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction: expected a number between 0 and 1, got {val_fraction}")
+    check_in("(0, 1)", val_fraction=val_fraction)
     content = read_coco(annotations)
     names: dict[Any, str] = {}
     for image in content["images"]:

@@ -10,16 +10,19 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from visionlab.checks import check_at_least
 from visionlab.data.creatures import CREATURES, DARK, Part, blob, deform, limb
 from visionlab.seeding import derive_seed
 
 # Scenes are drawn in integers at twice their size and averaged down: the same bytes on every CPU, soft edges, and boxes
 # that are exact to half a pixel.
 FINE = 2
+MIN_SIZE = 16  # of an image in pixels; below it slopes of the background leave the range of the integers
 MARKER = "synthetic.json"
 DRAWING = 1  # to be raised when scenes come out differently, so that no older dataset is taken for this one
 CLASSES = list(CREATURES)
@@ -230,6 +233,12 @@ def draw_scene(seed: int, *, size: int = 128) -> tuple[np.ndarray, list[SceneObj
     return cv2.resize(scene.canvas, (size, size), interpolation=cv2.INTER_AREA), objects
 
 
+def check_synthetic(*, unlabelled: int, labelled: int, validation: int, image_size: int, **_others: Any) -> None:
+    """Refuse numbers of images, and sizes, that cannot be drawn."""
+    check_at_least(0, unlabelled=unlabelled, labelled=labelled, validation=validation)
+    check_at_least(MIN_SIZE, image_size=image_size)
+
+
 def write_synthetic(
     folder: str | Path,
     *,
@@ -256,6 +265,7 @@ def write_synthetic(
     Raises:
         ValueError: the folder holds something else.
     """
+    check_synthetic(unlabelled=unlabelled, labelled=labelled, validation=validation, image_size=image_size)
     folder = Path(folder)
     counts = {"unlabelled": unlabelled, "train": labelled, "val": validation}
     settings = {"drawing": DRAWING, "image_size": image_size, "seed": seed, **counts}

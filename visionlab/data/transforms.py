@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from visionlab.checks import check_at_least, check_in
 from visionlab.structures import Target
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
@@ -37,25 +38,14 @@ def color_jitter(strength: float) -> list[A.BasicTransform]:
     Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020,
     arXiv:2002.05709, appendix A (there the strength is 1).
     """
-    if not 0 <= strength <= 2.5:
-        raise ValueError(f"color_strength: expected a number from 0 to 2.5, got {strength}")
+    check_in("[0, 2.5]", color_strength=strength)
     return [A.ColorJitter(*(strength * s for s in (0.8, 0.8, 0.8, 0.2)), p=0.8)] if strength else []
 
 
 def flip_step(probability: float) -> list[A.BasicTransform]:
     """Return the step that mirrors an image from left to right; none at probability 0."""
-    return [A.HorizontalFlip(p=check_probability("flip", probability))] if probability else []
-
-
-def check_probability(name: str, value: float) -> float:
-    """Return a probability that is one.
-
-    Raises:
-        ValueError: it is not from 0 to 1.
-    """
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}: expected a probability from 0 to 1, got {value}")
-    return value
+    check_in("[0, 1]", flip=probability)
+    return [A.HorizontalFlip(p=probability)] if probability else []
 
 
 def resize(image: np.ndarray, height: int, width: int) -> Tensor:
@@ -88,7 +78,7 @@ class EvaluationResize:
     """
 
     def __init__(self, *, short_side: int = 800, max_size: int = 1333):
-        _check_sizes([short_side], max_size)
+        _check_sizes(short_side, max_size)
         self.short_side, self.max_size = short_side, max_size
 
     def resize(self, image: np.ndarray) -> Tensor:
@@ -123,11 +113,10 @@ class DetectionTransform:
         crop: float = 0.0,
         color_strength: float = 0.0,
     ):
+        _check_sizes(short_side, max_size)
         self.short_sides = [short_side] if isinstance(short_side, int) else list(short_side)
         self.max_size = max_size
-        _check_sizes(self.short_sides, max_size)
-        if not 0 <= crop < 0.5:
-            raise ValueError(f"crop: expected a share from 0 to below 0.5, got {crop}")
+        check_in("[0, 0.5)", crop=crop)
         cut = [A.RandomCropFromBorders(crop, crop, crop, crop)] if crop else []
         boxes = A.BboxParams("pascal_voc", label_fields=["index"], clip=True, filter_invalid_bboxes=True)
         self.geometry = A.Compose([*cut, *flip_step(flip)] or [A.NoOp()], bbox_params=boxes)
@@ -182,8 +171,8 @@ def _target(boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray) -> Target:
     )
 
 
-def _check_sizes(short_sides: list[int], max_size: int) -> None:
-    if not short_sides or min(short_sides) < 1:
-        raise ValueError(f"short_side: expected lengths of at least 1 pixel, got {short_sides}")
-    if max_size < max(short_sides):
-        raise ValueError(f"max_size: expected at least the short side, {max(short_sides)}, got {max_size}")
+def _check_sizes(short_side: int | list[int], max_size: int) -> None:
+    check_at_least(1, short_side=short_side)
+    longest = short_side if isinstance(short_side, int) else max(short_side)
+    if max_size < longest:
+        raise ValueError(f"max_size: expected at least the short side, {longest}, got {max_size}")

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visionlab.data.transforms import A, check_probability, color_jitter, flip_step, seed_transform
+from visionlab.checks import check_above, check_at_least, check_in
+from visionlab.data.transforms import A, color_jitter, flip_step, seed_transform
 from visionlab.seeding import derive_seed
 
 
@@ -50,20 +51,21 @@ class Views:
         Raises:
             ValueError: a setting is out of its range.
         """
-        if image_size < 1 or count < 1:
-            raise ValueError(f"expected at least 1 view of at least 1 pixel, got {count} of {image_size}")
-        if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale: expected two rising shares in (0, 1], got {crop_scale}")
-        if not 0 < crop_ratio[0] <= crop_ratio[1]:
-            raise ValueError(f"crop_ratio: expected two rising numbers above 0, got {crop_ratio}")
+        check_at_least(1, image_size=image_size, count=count)
+        check_in("(0, 1]", crop_scale=crop_scale)
+        check_above(0, crop_ratio=crop_ratio)
+        for name, pair in (("crop_scale", crop_scale), ("crop_ratio", crop_ratio)):
+            if pair[0] > pair[1]:
+                raise ValueError(f"{name}: expected the smaller number first, got {pair}")
+        check_in("[0, 1]", grayscale=grayscale, blur=blur, solarize=solarize)
         size = (image_size, image_size)
         steps = [A.RandomResizedCrop(size, tuple(crop_scale), tuple(crop_ratio), area_for_downscale="image")]
         steps += flip_step(flip) + color_jitter(color_strength)
-        if check_probability("grayscale", grayscale):
+        if grayscale:
             steps.append(A.ToGray(p=grayscale))
-        if check_probability("blur", blur):
+        if blur:
             steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=blur))
-        if check_probability("solarize", solarize):
+        if solarize:
             steps.append(A.Solarize(p=solarize))
         return cls([A.Compose(steps)] * count)
 

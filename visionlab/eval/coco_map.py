@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from visionlab.checks import check_above
+
 Backend = Literal["auto", "pycocotools", "faster-coco-eval"]
 Metric = float | None
 
@@ -103,13 +105,12 @@ def coco_metrics(
         results: rows of ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels of the original image)
             and ``score``.
         backend: which library computes; ``auto`` takes faster-coco-eval where it is installed. The numbers are equal.
-        max_detections: how many detections per image and class count; COCO's own number is 100.
+        max_detections: how many detections per image and class count, more than 10; COCO's own number is 100.
 
     Raises:
         ValueError: for results that do not fit the ground truth, and for boxes that are not numbers.
     """
-    if max_detections <= 10:
-        raise ValueError(f"max_detections must be more than 10, got {max_detections}")
+    check_above(10, max_detections=max_detections)
     names = _class_names(ground_truth)
     annotations = _clean_annotations(ground_truth, names)
     rows = _clean_results(results, {image["id"] for image in ground_truth["images"]}, names)

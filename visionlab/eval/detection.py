@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from visionlab import distributed
+from visionlab.checks import check_above
 from visionlab.eval.coco_map import Backend, CocoMetrics, coco_metrics
 from visionlab.structures import Detections, ImageBatch
 
@@ -45,7 +46,7 @@ class DetectionEvaluator:
         ground_truth: the annotation file as a dict.
         category_ids: the category id of each label.
         backend: which library computes the metrics.
-        max_detections: how many detections per image and class count.
+        max_detections: how many detections per image and class count, more than 10.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class DetectionEvaluator:
         backend: Backend = "pycocotools",
         max_detections: int = 100,
     ) -> None:
+        check_above(10, max_detections=max_detections)
         self.ground_truth = ground_truth
         self.category_ids = list(category_ids)
         self.backend = backend

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Set
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
 from math import isfinite
+from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.models import group_parameters
 from torch import Tensor, nn
 
+from visionlab.checks import check_at_least
 from visionlab.models.norm import apply_norm_policy, batch_norms
 
 # What Backbone itself decides, or what would reach for the network.
@@ -87,6 +91,7 @@ class Backbone(nn.Module):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_backbone(name=name, strides=strides, frozen_stages=frozen_stages, image_size=image_size, options=options)
         self.name = name
         self.norm = norm
         self.settings: dict[str, Any] = {
@@ -211,13 +216,50 @@ class Backbone(nn.Module):
         return levels if [tuple(level.shape[2:]) for level in levels] == expected else None
 
 
-def _create(name: str, image_size: int | None, options: dict[str, Any]) -> Any:
-    if ":" in name or not timm.is_model(name):
-        close = get_close_matches(name, timm.list_models(), 3, 0.5)
-        raise ValueError(f"no timm model is called '{name}'" + (f"; did you mean {', '.join(close)}?" if close else ""))
-    for option in options:
+def check_backbone(
+    *,
+    name: str,
+    strides: list[int] | None,
+    frozen_stages: int,
+    image_size: int | None,
+    options: dict[str, Any] | None,
+    **_others: Any,
+) -> None:
+    """Refuse the settings of a ``Backbone`` that can be told to be wrong without building it."""
+    if ":" in name or not (name.partition(".")[0] in _model_names() or _is_former_name(name)):
+        close = get_close_matches(name, _model_names(), 3, 0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise ValueError(f"name: no timm model is called '{name}'{hint}")
+    if strides is not None:
+        check_at_least(1, strides=strides)
+        if strides != sorted(set(strides)):
+            raise ValueError(f"strides: expected them ascending, got {strides}")
+    check_at_least(0, frozen_stages=frozen_stages)
+    check_at_least(1, image_size=image_size)
+    for option in options or {}:
         if option in _RESERVED:
             raise ValueError(f"options: '{option}' of {name} is not free to set")
+
+
+@cache
+def _model_names() -> Set[str]:
+    """Return the names of timm's models, read off its sources."""
+    spec = find_spec("timm")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    files = [path for folder in folders for path in Path(folder).glob("models/*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    return {name for text in texts for name in re.findall(r"^@register_model\ndef (\w+)\(", text, re.MULTILINE)}
+
+
+def _is_former_name(name: str) -> bool:
+    import timm  # here and below, because it brings torchvision and torch._dynamo, which take seconds
+
+    return timm.is_model(name)
+
+
+def _create(name: str, image_size: int | None, options: dict[str, Any]) -> Any:
+    import timm
+
     size = {} if image_size is None else {"img_size": image_size}
     reason: Exception | None = None
     for any_size in _ANY_SIZE:
@@ -228,7 +270,7 @@ def _create(name: str, image_size: int | None, options: dict[str, Any]) -> Any:
         except (RuntimeError, ValueError, AssertionError) as error:
             raise ValueError(f"timm cannot build {name}: {_one_line(error)}") from error
     if "'img_size'" in str(reason):
-        raise ValueError(f"image_size would have no effect, {name} takes images of any size") from reason
+        raise ValueError(f"image_size: would have no effect, {name} takes images of any size") from reason
     raise ValueError(f"timm cannot build {name}: {_one_line(reason)}") from reason
 
 
@@ -244,7 +286,7 @@ def _choose_levels(model: Any, name: str, strides: list[int] | None) -> tuple[li
     deepest = {info["reduction"]: index for index, info in enumerate(infos)}
     chosen = strides or [stride for stride in sorted(deepest) if stride >= 4] or sorted(deepest)
     if chosen != sorted(set(chosen) & set(deepest)):
-        raise ValueError(f"strides of {name} expects some of {sorted(deepest)}, ascending, got {strides}")
+        raise ValueError(f"strides: expected some of {sorted(deepest)} for {name}, got {strides}")
     return list(chosen), [deepest[stride] for stride in chosen]
 
 
@@ -252,9 +294,11 @@ def _freeze(model: Any, stages: int, name: str) -> list[nn.Module]:
     """Take the stem and the first stages out of training; return the modules to keep in evaluation mode."""
     if stages == 0:
         return []
+    from timm.models import group_parameters
+
     groups = group_parameters(model, model.group_matcher(coarse=True))
     if not 0 < stages < len(groups):
-        raise ValueError(f"frozen_stages of {name} expects 0 to {len(groups) - 1}, got {stages}")
+        raise ValueError(f"frozen_stages: expected 0 to {len(groups) - 1} for {name}, got {stages}")
     parameters = dict(model.named_parameters())
     frozen = {parameters[key] for group in sorted(groups)[: stages + 1] for key in groups[group]}
     for parameter in frozen:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionlab.checks import check_above, check_at_least
 from visionlab.models.roi_head import RoIHead
 from visionlab.models.roi_pooling import pool_rois
 
@@ -66,6 +67,9 @@ class FastRCNNHead(RoIHead):
             nms_threshold=nms_threshold,
             max_detections=max_detections,
         )
+        check_at_least(1, fc_channels=fc_channels, pool_size=pool_size)
+        check_at_least(0, sampling_ratio=sampling_ratio)
+        check_above(0, canonical_size=canonical_size)
         if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
             raise ValueError(f"strides: expected each to be twice the one before, got {strides}")
         self.strides = list(strides)

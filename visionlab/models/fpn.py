@@ -7,6 +7,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionlab.checks import check_at_least
+
 
 class FPN(nn.Module):
     """Merges the levels of a backbone, top down, into a pyramid of equal width.
@@ -35,6 +37,10 @@ class FPN(nn.Module):
         norm: Literal["none", "group"] = "none",
     ) -> None:
         super().__init__()
+        check_at_least(1, channels=channels)
+        check_at_least(0, extra_levels=extra_levels)
+        if norm == "group" and channels % 32:
+            raise ValueError(f"channels: expected a multiple of 32 for group normalization, got {channels}")
         self.lateral = nn.ModuleList(_conv(width, channels, 1, norm) for width in in_channels)
         self.output = nn.ModuleList(_conv(channels, channels, 3, norm) for _ in in_channels)
         self.strides = [*strides, *(strides[-1] * 2 ** (i + 1) for i in range(extra_levels))]
@@ -62,8 +68,6 @@ def _conv(in_channels: int, channels: int, kernel: int, norm: str) -> nn.Module:
     conv = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=norm == "none")
     nn.init.kaiming_uniform_(conv.weight, a=1)
     if norm == "group":
-        if channels % 32:
-            raise ValueError(f"expected a multiple of 32 channels for group normalization, got {channels}")
         return nn.Sequential(conv, nn.GroupNorm(32, channels))
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from visionlab.checks import check_at_least, check_in
 from visionlab.ops.boxes import box_area, box_intersection, box_iou
 from visionlab.structures import Target
 
@@ -103,18 +104,15 @@ class BalancedSampler:
     """Chooses positives up to a share of the samples and fills up with background, both uniformly.
 
     Args:
-        samples: candidates to choose in an image.
+        samples_per_image: candidates to choose.
         positive_fraction: the largest share of positives, in ``[0, 1]``.
     """
 
-    def __init__(self, samples: int, positive_fraction: float) -> None:
-        if samples < 1 or not 0 <= positive_fraction <= 1:
-            raise ValueError(
-                "expected at least 1 sample per image and a fraction of positives from 0 to 1,"
-                f" got {samples} and {positive_fraction}"
-            )
-        self.samples = samples
-        self.max_positives = int(samples * positive_fraction)
+    def __init__(self, samples_per_image: int, positive_fraction: float) -> None:
+        check_at_least(1, samples_per_image=samples_per_image)
+        check_in("[0, 1]", positive_fraction=positive_fraction)
+        self.samples = samples_per_image
+        self.max_positives = int(samples_per_image * positive_fraction)
 
     def __call__(self, matches: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Choose candidates; see ``Sampler``."""

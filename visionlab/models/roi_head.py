@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionlab import distributed
+from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
 from visionlab.models.matching import BalancedSampler, Sampler, Samples, draw_samples, match_boxes, split_crowds
 from visionlab.ops import batched_nms
@@ -53,6 +54,12 @@ class RoIHead(nn.Module):
         max_detections: int,
     ) -> None:
         super().__init__()
+        check_in("(0, 1]", positive_iou=positive_iou)
+        check_above(0, box_weights=box_weights)
+        check_at_least(0, smooth_l1_beta=smooth_l1_beta)
+        check_in("[0, 1)", score_threshold=score_threshold)
+        check_in("[0, 1]", nms_threshold=nms_threshold)
+        check_at_least(1, num_classes=num_classes, max_detections=max_detections)
         self.num_classes = num_classes
         self.positive_iou = positive_iou
         self.sampler: Sampler = BalancedSampler(samples_per_image, positive_fraction)

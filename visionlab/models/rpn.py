@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionlab import distributed
+from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.models.anchors import cell_anchors, grid_anchors
 from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
 from visionlab.models.matching import BalancedSampler, Sampler, draw_samples, match_boxes, split_crowds
@@ -68,6 +69,14 @@ class RPN(nn.Module):
         test_proposals: int = 1000,
     ) -> None:
         super().__init__()
+        check_above(0, anchor_ratios=anchor_ratios)
+        check_in("(0, 1]", positive_iou=positive_iou)
+        check_in("[0, 1]", negative_iou=negative_iou, nms_threshold=nms_threshold)
+        if negative_iou > positive_iou:
+            raise ValueError(f"negative_iou: expected at most positive_iou, {positive_iou}, got {negative_iou}")
+        check_at_least(0, smooth_l1_beta=smooth_l1_beta)
+        check_at_least(1, train_candidates=train_candidates, train_proposals=train_proposals)
+        check_at_least(1, test_candidates=test_candidates, test_proposals=test_proposals)
         sizes = [[8.0 * stride] for stride in strides] if anchor_sizes is None else anchor_sizes
         if len(sizes) != len(strides) or len({len(level) for level in sizes}) != 1:
             raise ValueError(
@@ -76,6 +85,7 @@ class RPN(nn.Module):
             )
         self.strides = list(strides)
         for i, level in enumerate(sizes):
+            check_above(0, anchor_sizes=level)
             self.register_buffer(f"cell_anchors_{i}", cell_anchors(level, anchor_ratios), persistent=False)
         self.anchor_steps = anchor_steps
         self.positive_iou, self.negative_iou = positive_iou, negative_iou

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionlab.checks import check_at_least
+
 
 class SimpleFeaturePyramid(nn.Module):
     """Makes all levels of a pyramid from the last map of a backbone, each on its own: nothing flows between levels.
@@ -42,8 +44,10 @@ class SimpleFeaturePyramid(nn.Module):
     ) -> None:
         super().__init__()
         wanted = [4, 8, 16, 32] if level_strides is None else level_strides
-        if not wanted or wanted != sorted(set(wanted)):
-            raise ValueError(f"level_strides expects ascending strides, got {wanted}")
+        check_at_least(1, channels=channels, level_strides=wanted)
+        check_at_least(0, extra_levels=extra_levels)
+        if wanted != sorted(set(wanted)):
+            raise ValueError(f"level_strides: expected ascending strides, got {wanted}")
         self.levels = nn.ModuleList(_level(in_channels[-1], channels, strides[-1], stride) for stride in wanted)
         self.strides = [*wanted, *(wanted[-1] * 2 ** (i + 1) for i in range(extra_levels))]
         self.channels = [channels] * len(self.strides)
@@ -87,7 +91,7 @@ def _resize(width: int, in_stride: int, stride: int) -> tuple[list[nn.Module], i
     fine, coarse = max(in_stride, stride), min(in_stride, stride)
     factor = fine // coarse
     if fine % coarse or factor & (factor - 1):
-        raise ValueError(f"level_strides expects {in_stride} times or over a power of two, got {stride}")
+        raise ValueError(f"level_strides: expected {in_stride} times or over a power of two, got {stride}")
     steps = factor.bit_length() - 1
     if stride > in_stride:
         return [nn.MaxPool2d(2, ceil_mode=True) for _ in range(steps)], width

@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from visionlab.models.backbone import Backbone, Normalization
@@ -191,12 +189,16 @@ def _resize_positions(model: Any, given: Tensor, value: Tensor) -> Tensor:
     side = math.isqrt(max(given.shape[1] - prefix, 0))
     if side == 0 or side**2 + prefix != given.shape[1]:
         return given
+    from timm.layers import resample_abs_pos_embed  # here and below, because timm takes seconds to import
+
     return resample_abs_pos_embed(given, list(model.patch_embed.grid_size), [side, side], prefix)
 
 
 def _read(backbone: Backbone, path: str | Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     """Return what a file holds, a dictionary that may hold dictionaries of tensors, and its description."""
     if str(path) == "timm":
+        import timm
+
         try:
             return timm.create_model(backbone.name, pretrained=True, num_classes=0).state_dict(), {}
         except (RuntimeError, OSError, ValueError) as error:

@@ -21,6 +21,9 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
         second: ``(N, D)`` embeddings of the second view.
         temperature: the softmax temperature, above 0.
 
+    Raises:
+        ValueError: there are no negatives, because the batch is a single image.
+
     Returns:
         The scalar loss, and the accuracy in ``[0, 1]`` of picking the positive among all candidates.
 
@@ -31,6 +34,8 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
     anchors = torch.cat([first, second])
     anchors = F.normalize(anchors.to(torch.promote_types(anchors.dtype, torch.float32)))
     candidates = distributed.gather(anchors)
+    if len(candidates) < 4:
+        raise ValueError(f"batch_size: expected at least 2 images over all processes to contrast, got {n}")
     own = torch.arange(2 * n, device=anchors.device) + distributed.rank() * 2 * n
     positive = own.roll(n)
     logits = anchors @ candidates.T / temperature

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from visionlab.checks import check_above, check_at_least
 from visionlab.data.views import Views
 from visionlab.models.backbone import Backbone
 from visionlab.pretext.heads import projection_mlp
@@ -46,8 +47,8 @@ class SimCLR(Pretext):
         projection_dim: int = 128,
     ):
         super().__init__(encoder)
-        if temperature <= 0:
-            raise ValueError(f"temperature: expected a number above 0, got {temperature}")
+        check_above(0, temperature=temperature)
+        check_at_least(1, hidden_dim=hidden_dim, projection_dim=projection_dim)
         self.views = Views.crops(
             image_size,
             count=2,

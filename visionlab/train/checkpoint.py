@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from visionlab import distributed
+from visionlab.checks import check_at_least
 
 
 class Stateful(Protocol):
@@ -43,8 +44,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, fingerprint: str, *, every: int = 1000, keep: int = 2) -> None:
-        if every < 1 or keep < 1:
-            raise ValueError(f"checkpoints need every >= 1 and keep >= 1, got every {every} and keep {keep}")
+        check_at_least(1, every=every, keep=keep)
         self.folder = Path(folder)
         self.fingerprint = fingerprint
         self.every = every

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from visionlab.checks import check_in
+
 
 class WeightAverage:
     """The exponential moving average of all floating-point state of a module, buffers included.
@@ -25,8 +27,7 @@ class WeightAverage:
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        if not 0 < decay < 1:
-            raise ValueError(f"ema_decay must be in (0, 1), got {decay}")
+        check_in("(0, 1)", ema_decay=decay)
         self.module = module
         self.decay = decay
         self._average = {name: value.clone() for name, value in self._current().items()}

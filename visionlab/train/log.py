@@ -19,6 +19,7 @@ from rich.text import Text
 from torch import Tensor
 
 from visionlab import distributed
+from visionlab.checks import check_at_least
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where the output is no terminal
 
@@ -39,15 +40,14 @@ class Log:
     def __init__(
         self, folder: Path, steps: int, console: Console | None = None, *, every: int = 10, tensorboard: bool = False
     ) -> None:
-        if every < 1:
-            raise ValueError(f"the log needs every >= 1, got {every}")
+        check_at_least(1, every=every)
         self.path = Path(folder) / "metrics.jsonl"
         self.steps = steps
         self.every = every
         self._writes = distributed.is_main()
         self._display = _Display(steps, console or Console()) if self._writes else None
         if tensorboard and find_spec("tensorboard") is None:
-            raise ValueError("tensorboard: true needs the package tensorboard: pip install tensorboard")
+            raise ValueError("tensorboard: expected the package of that name, got none: pip install tensorboard")
         self._tensorboard = tensorboard
         self._events: Any = None
         self._step = 0

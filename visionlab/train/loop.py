@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from visionlab import distributed
+from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.seeding import derive_seed
 from visionlab.train.checkpoint import Best, Checkpoints, Stateful
 from visionlab.train.ema import WeightAverage
@@ -83,10 +84,15 @@ def train(
         NonFiniteError: a loss or the gradient was not finite; under fp16 the gradient may be, the scaler skips it.
         Interrupted: SIGINT or SIGTERM came, and a checkpoint was written.
     """
-    if steps < 1 or accumulate < 1:
-        raise ValueError(f"training needs steps >= 1 and accumulate >= 1, got {steps} and {accumulate}")
-    if clip_norm is not None and clip_norm <= 0:
-        raise ValueError(f"clip_norm must be above 0, got {clip_norm}")
+    check_training(
+        device.type,
+        steps=steps,
+        precision=precision,
+        accumulate=accumulate,
+        clip_norm=clip_norm,
+        ema_decay=ema_decay,
+        evaluate_every=evaluate_every,
+    )
     if evaluate is None and (evaluate_every is not None or save_best is not None):
         raise ValueError("evaluate_every and save_best have no effect without an evaluation")
 
@@ -183,6 +189,31 @@ def train(
     if average:
         average.copy_to_module()
     return best
+
+
+def check_training(
+    device: str,
+    *,
+    steps: int,
+    precision: str,
+    accumulate: int,
+    clip_norm: float | None,
+    ema_decay: float | None,
+    evaluate_every: int | None = None,
+    **_others: Any,
+) -> None:
+    """Refuse the settings of ``train`` that have no sense.
+
+    Args:
+        device: the kind of device, for example ``cpu``; another word if it is not known yet.
+    """
+    check_at_least(1, steps=steps, accumulate=accumulate)
+    check_above(0, clip_norm=clip_norm)
+    check_in("(0, 1)", ema_decay=ema_decay)
+    if evaluate_every is not None and not 0 < evaluate_every <= steps:
+        raise ValueError(f"evaluate_every: expected 1 to steps, {steps}, got {evaluate_every}")
+    if precision == "fp16" and device == "cpu":
+        raise ValueError("precision: expected fp32 or bf16 on the CPU, got fp16")
 
 
 def _due(done: int, every: int | None, steps: int) -> bool:

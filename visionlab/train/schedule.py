@@ -7,6 +7,8 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable
 
+from visionlab.checks import check_above, check_in
+
 Schedule = Callable[[int], float]
 
 
@@ -41,8 +43,7 @@ def cosine(steps: int, *, warmup_steps: int = 0, warmup_factor: float = 0.0, fin
     without restarts.
     """
     _check_warmup(steps, warmup_steps, warmup_factor)
-    if not 0 <= final_factor < 1:
-        raise ValueError(f"final_factor must be in [0, 1), got {final_factor}")
+    check_in("[0, 1)", final_factor=final_factor)
 
     def factor(step: int) -> float:
         if step < warmup_steps:
@@ -74,12 +75,11 @@ def multistep(
         The factor as a function of the number of the update, from 0.
     """
     _check_warmup(steps, warmup_steps, warmup_factor)
-    if gamma <= 0:
-        raise ValueError(f"gamma must be above 0, got {gamma}")
+    check_above(0, gamma=gamma)
     edges = [warmup_steps - 1, *milestones, steps]
     if not milestones or any(low >= high for low, high in itertools.pairwise(edges)) or milestones[0] < 1:
         raise ValueError(
-            f"milestones must rise, begin after 0 and the warmup ({warmup_steps}) and end before steps ({steps}), "
+            f"milestones: expected rising numbers, after 0 and the warmup ({warmup_steps}) and before steps ({steps}), "
             f"got {milestones}"
         )
     return lambda step: _warmup(step, warmup_steps, warmup_factor) * gamma ** bisect_right(milestones, step)
@@ -95,9 +95,7 @@ def _warmup(step: int, warmup_steps: int, warmup_factor: float) -> float:
 
 
 def _check_warmup(steps: int, warmup_steps: int, warmup_factor: float) -> None:
-    if not 0 <= warmup_steps < steps:
-        raise ValueError(f"warmup_steps must be in [0, steps) with steps {steps}, got {warmup_steps}")
-    if not 0 <= warmup_factor < 1:
-        raise ValueError(f"warmup_factor must be in [0, 1), got {warmup_factor}")
+    check_in(f"[0, {steps})", warmup_steps=warmup_steps)
+    check_in("[0, 1)", warmup_factor=warmup_factor)
     if warmup_factor and not warmup_steps:
-        raise ValueError(f"warmup_factor {warmup_factor} has no effect without warmup_steps")
+        raise ValueError("warmup_factor: no effect without warmup_steps")

@@ -1,0 +1,212 @@
+"""Settings that no run can do anything with are named at once, with their line, before any file is read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from visionlab.config.load import ConfigError, load
+from visionlab.config.shipped import shipped_names
+
+SHARED: dict[str, Any] = {
+    "out": "runs/a",
+    "loader": {"batch_size": 8},
+    "train": {"steps": 10},
+    "optimizer": {"name": "sgd", "lr": 0.1},
+}
+DETECT = SHARED | {
+    "task": "detect",
+    "data": {"name": "coco", "annotations": "a.json", "images": "images", "val_annotations": "v.json"},
+    "backbone": {"name": "resnet18", "strides": [4, 8, 16, 32]},
+}
+PRETRAIN = SHARED | {
+    "task": "pretrain",
+    "data": {"name": "folder", "root": "images"},
+    "pretext": {"name": "simclr"},
+    "weights": "file",
+}
+SYNTHETIC = {"name": "synthetic", "root": "data", "unlabelled": 1, "labelled": 1, "validation": 1}
+
+
+@pytest.fixture
+def faults(tmp_path, monkeypatch):
+    """Return the faults of a config with a few overrides."""
+    monkeypatch.chdir(tmp_path)
+
+    def faults(config: dict[str, Any], *overrides: str) -> list[str]:
+        Path("a.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        try:
+            load("a.yaml", overrides)
+        except ConfigError as error:
+            return error.faults
+        return []
+
+    return faults
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "out=''",
+        "backbone.name=resnet999",
+        "backbone.image_size=-4",
+        "backbone.strides=[]",
+        "backbone.frozen_stages=-1",
+        "backbone.options={pretrained: true}",
+        "checkpoints.every=0",
+        "checkpoints.keep=0",
+        "data.classes=[]",
+        "data.classes=[cat, cat]",
+        "data.limit=0",
+        "evaluate.max_detections=0",
+        "evaluate.max_detections=10",
+        "head.canonical_size=0",
+        "head.box_weights=[1, 1, 0, 1]",
+        "head.fc_channels=0",
+        "head.max_detections=0",
+        "head.nms_threshold=-3",
+        "head.pool_size=0",
+        "head.positive_fraction=2",
+        "head.positive_iou=0",
+        "head.samples_per_image=0",
+        "head.sampling_ratio=-1",
+        "head.score_threshold=2",
+        "head.smooth_l1_beta=-1",
+        "loader.batch_size=0",
+        "loader.workers=-1",
+        "log.every=0",
+        "neck={name: fpn, channels: 0}",
+        "neck={name: fpn, channels: 48, norm: group}",
+        "neck={name: fpn, extra_levels: -1}",
+        "neck={name: simple_pyramid, channels: 0}",
+        "optimizer.lr=-1",
+        "optimizer.lr=0",
+        "optimizer.lr=.inf",
+        "optimizer.lr_factors={backbone: -1}",
+        "optimizer.momentum=5",
+        "optimizer.weight_decay=-1",
+        "rpn.anchor_ratios=[]",
+        "rpn.anchor_ratios=[0.0]",
+        "rpn.anchor_sizes=[[8]]",
+        "rpn.anchor_sizes=[[8], [8], [8], [8], [-8]]",
+        "rpn.anchor_sizes=[[], [], [], [], []]",
+        "rpn.negative_iou=0.8",
+        "rpn.nms_threshold=-1",
+        "rpn.positive_iou=7",
+        "rpn.samples_per_image=-4",
+        "rpn.test_proposals=0",
+        "rpn.train_candidates=-1",
+        "train.accumulate=0",
+        "train.clip_norm=-1",
+        "train.ema_decay=2",
+        "train.evaluate_every=11",
+        "train.steps=0",
+    ],
+)
+def test_detector(faults, override):
+    [fault] = faults(DETECT | {"weights": "file"}, override)
+    key = override.partition("=")[0]
+    assert fault.startswith(f'override "{override}": {key}'), fault
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.limit=0",
+        "data.root=[]",
+        "optimizer={name: adamw, lr: 1, betas: [0.9, 1]}",
+        "optimizer={name: sgd, lr: 1, momentum: 0, nesterov: true}",
+        "pretext.blur=-1",
+        "pretext.color_strength=3",
+        "pretext.crop_scale=[0.9, 0.1]",
+        "pretext.crop_scale=[0, 1]",
+        "pretext.flip=7",
+        "pretext.grayscale=3",
+        "pretext.hidden_dim=0",
+        "pretext.image_size=0",
+        "pretext.projection_dim=0",
+        "pretext.temperature=-1",
+        "pretext={name: rotation, image_size: 0}",
+        "pretext={name: rotation, flip: 7}",
+        "data={name: coco, annotations: a.json, images: images, limit: 0}",
+    ],
+)
+def test_pretraining(faults, override):
+    [fault] = faults(PRETRAIN, override)
+    key = override.partition("=")[0]
+    assert fault.startswith(f'override "{override}": {key}'), fault
+
+
+@pytest.mark.parametrize("config", [DETECT, PRETRAIN])
+def test_drawn_images(faults, config):
+    assert not faults(config | {"data": SYNTHETIC})
+    for override in ("data.image_size=0", "data.labelled=-1"):
+        [fault] = faults(config | {"data": SYNTHETIC}, override)
+        assert f": {override.partition('=')[0]}: expected at least" in fault
+
+
+def test_two_sources_of_images(faults):
+    [fault] = faults(PRETRAIN, "data.list_file=list.txt")
+    assert fault == "a.yaml:10: data: expected either root or list_file, got both"
+
+
+def test_share_of_validation(faults):
+    data = {"name": "coco", "annotations": "a.json", "images": "images", "val_fraction": 3}
+    [fault] = faults(DETECT | {"data": data})
+    assert fault.endswith("data.val_fraction: expected a number in (0, 1), got 3.0")
+
+
+def test_all_sections_at_once_with_their_lines(faults):
+    text = DETECT | {"loader": {"batch_size": 0}, "rpn": {"nms_threshold": -1}, "head": {"pool_size": 0}}
+    assert faults(text, "train.steps=0") == [
+        "a.yaml:3: loader.batch_size: expected at least 1, got 0",
+        "a.yaml:23: rpn.nms_threshold: expected a number in [0, 1], got -1.0",
+        "a.yaml:25: head.pool_size: expected at least 1, got 0",
+        'override "train.steps=0": train.steps: expected at least 1, got 0',
+    ]
+
+
+def test_a_name_that_timm_does_not_know(faults):
+    [fault] = faults(DETECT, "backbone.name=resnet999")
+    assert "no timm model is called 'resnet999'; did you mean resnet" in fault
+    assert not faults(DETECT, "backbone.name=resnet50.a1_in1k")
+    assert not faults(DETECT, "backbone.name=vit_small_patch16_224_in21k")  # a name of earlier versions
+
+
+def test_levels_are_those_of_the_backbone(faults):
+    text = DETECT | {"backbone": {"name": "vit_tiny_patch16_224", "image_size": 32, "options": {"depth": 1}}}
+    assert not faults(text, "rpn.anchor_sizes=[[8], [16]]")
+    [fault] = faults(text, "rpn.anchor_sizes=[[8], [16], [32]]")
+    assert "rpn.anchor_sizes: expected 2 lists of one length, one per level of strides [16, 32]" in fault
+    assert not faults(text, "neck={name: simple_pyramid, level_strides: [8, 16]}")
+    [fault] = faults(text, "neck={name: simple_pyramid, level_strides: [6]}")
+    assert "neck.level_strides: expected 16 times or over a power of two, got 6" in fault
+
+
+CHECK = """
+import sys
+from visionlab.config.load import load
+from visionlab.config.shipped import shipped, shipped_names
+for name in shipped_names():
+    load(shipped(name))
+print([name for name in ("timm", "torchvision", "torch._dynamo") if name in sys.modules])
+"""
+
+
+def test_a_sound_config_is_checked_without_the_packages_that_take_seconds_to_import():
+    assert shipped_names()
+    result = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
+def test_reading_a_config_leaves_the_random_generator_alone(faults):
+    before = torch.get_rng_state()
+    assert not faults(DETECT)
+    assert faults(DETECT | {"backbone": {"name": "resnet18"}}, "rpn.nms_threshold=2")
+    assert torch.equal(torch.get_rng_state(), before)

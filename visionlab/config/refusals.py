@@ -1,0 +1,101 @@
+"""What constructors refuse, asked before a run reads any file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from visionlab.config.data import UnlabelledCoco, check_labelled, coco, synthetic, synthetic_unlabelled
+from visionlab.config.part import Part
+from visionlab.data.coco import check_coco
+from visionlab.data.folder import ImageFolder, check_folder
+from visionlab.data.synthetic import check_synthetic
+from visionlab.models.backbone import Backbone, check_backbone
+from visionlab.train.loop import check_training, train
+from visionlab.train.optim import adamw, check_optimizer, sgd
+
+# The constructors that need files, or seconds, and what they themselves call first. All others are simply built.
+CHECKS: dict[Callable[..., Any], Callable[..., None]] = {
+    ImageFolder: check_folder,
+    UnlabelledCoco: check_coco,
+    coco: check_labelled,
+    synthetic: check_synthetic,
+    synthetic_unlabelled: check_synthetic,
+    Backbone: check_backbone,
+    train: check_training,
+    sgd: check_optimizer,
+    adamw: check_optimizer,
+}
+STRIDES = [4, 8, 16, 32]  # of most backbones
+WIDTH = 256
+
+
+class AnyEncoder(nn.Module):
+    """Stands for the backbone that a pretext method is built on."""
+
+    num_features = WIDTH
+
+
+ENCODER = AnyEncoder()
+SAMPLES = SimpleNamespace(files=[""], groups=None)
+FOLDER = Path()
+
+
+def refusals(name: str, section: Part, *parts: Any) -> Iterator[tuple[str, str]]:
+    """Yield what a constructor says against its settings, if it does, with the keys that lead there.
+
+    Args:
+        name: the key of the section.
+        section: the settings.
+        parts: what the program gives the constructor, or something that stands for it.
+    """
+    check = CHECKS.get(type(section).constructor)
+    try:
+        if check:
+            check(*parts, **section.settings())
+        else:
+            _build(section, *parts)
+    except ValueError as error:
+        yield _place(name, section, str(error))
+
+
+def detector_refusals(backbone: Part, neck: Part, rpn: Part, head: Part) -> Iterator[tuple[str, str]]:
+    """Yield what the parts of a detector say against their settings."""
+    strides = backbone.strides
+    found = list(_refusals_at(strides or STRIDES, neck, rpn, head))
+    if found and strides is None:
+        # Now it is worth the seconds to build the backbone: what is refused may fit its own strides.
+        try:
+            found = list(_refusals_at(_build(backbone).strides, neck, rpn, head))
+        except ValueError as error:
+            found = [_place("backbone", backbone, str(error))]
+    yield from found
+
+
+def _refusals_at(strides: list[int], neck: Part, rpn: Part, head: Part) -> Iterator[tuple[str, str]]:
+    channels = [WIDTH] * len(strides)
+    try:
+        pyramid = _build(neck, channels, strides)
+    except ValueError as error:
+        yield _place("neck", neck, str(error))
+        return
+    yield from refusals("rpn", rpn, pyramid.channels[0], pyramid.strides)
+    pooled = pyramid.strides[: len(pyramid.strides) - neck.extra_levels]
+    yield from refusals("head", head, pyramid.channels[0], pooled, 1)
+
+
+def _build(section: Part, *parts: Any) -> Any:
+    with torch.random.fork_rng([]):  # that a config is read must not change what comes after
+        return section.build(*parts)
+
+
+def _place(name: str, section: Part, message: str) -> tuple[str, str]:
+    """Return the keys that a constructor's ``setting: what`` leads to, and what is wrong there."""
+    setting, _, what = message.partition(": ")
+    known = what and setting.partition(".")[0] in type(section).model_fields
+    return (f"{name}.{setting}", what) if known else (name, message)
