@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +20,7 @@ from visionlab.structures import Detections, ImageBatch
 MIN_SIDE = 1e-2
 
 
-class RoIHead(nn.Module):
+class RoIHead(nn.Module, ABC):
     """Classifies proposals and refines their boxes; a subclass says how, in ``predict``.
 
     Background is the last of the ``num_classes + 1`` scores, so that a label is the index of its score.
@@ -69,6 +71,7 @@ class RoIHead(nn.Module):
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
 
+    @abstractmethod
     def predict(self, features: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Look at RoIs.
 
@@ -80,7 +83,6 @@ class RoIHead(nn.Module):
             ``(K, num_classes + 1)`` scores before the softmax, background last, and ``(K, num_classes, 4)`` box
             offsets, or ``(K, 1, 4)`` where all classes share them.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how it predicts")
 
     def forward(
         self, features: list[Tensor], proposals: list[Tensor], batch: ImageBatch

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
 
 
-class Task(nn.Module):
+class Task(nn.Module, ABC):
     """What a run learns: a module whose forward turns a batch into named losses.
 
     Everything that a run must find again after a restart belongs into the module's ``state_dict``: parameters, momentum
@@ -15,6 +16,7 @@ class Task(nn.Module):
     processes, and everything else on the task itself.
     """
 
+    @abstractmethod
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Return the losses of one batch; the loop minimizes their sum.
 
@@ -24,7 +26,6 @@ class Task(nn.Module):
         Returns:
             Scalar tensors by name, for example ``rpn/objectness``; the same names at every call and on every process.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def after_step(self, step: int) -> None:
         """Do what belongs after a weight update, for example move a momentum encoder.
