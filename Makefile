@@ -14,11 +14,14 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
+# One process for each core, and one thread for each process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 quickstart: install
 	$(BIN)/visionlab quickstart
