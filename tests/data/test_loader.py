@@ -266,6 +266,30 @@ def test_interrupt_ends_main_process_and_workers(folder):
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
 
+ORDERLY = """
+import signal
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(number + 4))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_workers_leave_a_termination_to_the_main_process(folder):
+    process = subprocess.Popen(
+        [sys.executable, "-c", ORDERLY + ENDLESS + "    if number in stop:\n        break\n", folder / "unlabelled"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "running\n"
+    workers = children(process.pid)
+    os.killpg(process.pid, signal.SIGTERM)  # as cluster schedulers do
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+
+
 def test_negative_workers_are_refused(folder):
     with pytest.raises(ValueError, match="workers: expected at least 0, got -1"):
         TrainLoader(views(folder), batch_size=2, workers=-1)

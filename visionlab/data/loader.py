@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 # So many images in a row that cannot be read are no accident: the disk is gone, or the path is wrong.
 MAX_UNREADABLE = 100
 
+# Seconds that a worker goes on for after it was told to terminate.
+GRACE = 5
+
 DetectionTransformLike = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int], tuple[Tensor, Target]]
 
 
@@ -273,6 +276,8 @@ def _as_it_is(fetched: Any) -> Fetched:
     return fetched
 
 
-def _start_worker(number: int) -> None:
+def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the main process, which ends its workers
+    # Signals that come to all processes are the main process's to obey: it may want a batch more to end in good order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
