@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--pretrain", type=Path, help="config of the pretraining (default: the quickstart's)")
     command.add_argument("--detect", type=Path, help="config of the detector (default: the quickstart's)")
     command.add_argument(
-        "--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3], help="learning rates tried"
+        "--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3, 8e-3], help="learning rates tried"
     )
     command.add_argument("--tuning-seeds", type=int, nargs="+", default=[100, 101], help="seeds that choose the rate")
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds that are reported")
