@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -232,8 +233,18 @@ def test_workers_end_with_their_batches(folder):
     assert set(children(os.getpid())) <= before
 
 
+def errors_of(process: subprocess.Popen) -> str:
+    """Wait for a process that has a session of its own; return what it wrote to stderr, and leave nothing running."""
+    try:
+        return process.communicate(timeout=30)[1]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 ENDLESS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs start without
 from visionlab.data.folder import ImageFolder
 from visionlab.data.loader import TrainLoader, ViewSamples
 from visionlab.data.views import Views
@@ -258,7 +269,7 @@ def test_interrupt_ends_main_process_and_workers(folder):
     workers = children(process.pid)
     assert len(workers) >= 2
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: every process of the terminal gets it
-    _, errors = process.communicate(timeout=30)
+    errors = errors_of(process)
     assert "KeyboardInterrupt" in errors
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
@@ -285,7 +296,7 @@ def test_workers_leave_a_termination_to_the_main_process(folder):
     assert process.stdout.readline() == "running\n"
     workers = children(process.pid)
     os.killpg(process.pid, signal.SIGTERM)  # as cluster schedulers do
-    _, errors = process.communicate(timeout=30)
+    errors = errors_of(process)
     assert process.returncode == 0, errors
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
 
