@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -234,12 +233,12 @@ def test_workers_end_with_their_batches(folder):
 
 
 def errors_of(process: subprocess.Popen) -> str:
-    """Wait for a process that has a session of its own; return what it wrote to stderr, and leave nothing running."""
+    """Wait for a process that has a session of its own, but not for ever; return what it wrote to stderr."""
     try:
         return process.communicate(timeout=30)[1]
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
 ENDLESS = """
