@@ -73,7 +73,7 @@ def quickstart(out: Path) -> int | None:
     if status:
         return status
     scores = {arm: _scores(folders[arm]) for arm in ARMS}
-    table = Table("Faster R-CNN from", "AP", "AP50", title="validation images of the embedded dataset")
+    table = Table("validation images: Faster R-CNN from a", "AP", "AP50")
     for arm in ARMS:
         table.add_row(f"{arm} backbone", *(f"{100 * scores[arm][metric]:.1f}" for metric in METRICS))
     console.print(table)
