@@ -24,12 +24,12 @@ Level best() {
 Level choose() {
     const char* wish = std::getenv("VISIONLAB_SIMD");
     if (wish == nullptr || *wish == '\0') return best();
-    for (const Level level : {Level::baseline, Level::avx2, Level::avx512}) {
+    for (const Level level : {Level::scalar, Level::baseline, Level::avx2, Level::avx512}) {
         if (std::string(wish) != name(level)) continue;
         if (level > best()) fail("VISIONLAB_SIMD=", wish, " is more than this CPU has, which is ", name(best()));
         return level;
     }
-    fail("VISIONLAB_SIMD must be scalar, avx2 or avx512, got ", wish);
+    fail("VISIONLAB_SIMD must be scalar, baseline, avx2 or avx512, got ", wish);
 }
 
 }  // namespace
@@ -46,6 +46,8 @@ const char* name(Level level) {
         case Level::avx2:
             return "avx2";
         case Level::baseline:
+            return "baseline";
+        case Level::scalar:
             return "scalar";
     }
     return "";

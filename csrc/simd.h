@@ -11,9 +11,11 @@
 
 namespace visionlab::simd {
 
-enum class Level { baseline, avx2, avx512 };
+// `scalar` runs the arithmetic of the CUDA kernels on the CPU, one value at a time; the others run the CPU's own
+// kernels, in vectors of the instruction set (`baseline`: what every CPU of the architecture has).
+enum class Level { scalar, baseline, avx2, avx512 };
 
-// The best level of this CPU, or a lower one that the environment asks for: VISIONLAB_SIMD=scalar|avx2|avx512.
+// The best level of this CPU, or a lower one that the environment asks for: VISIONLAB_SIMD=scalar|baseline|avx2|avx512.
 Level level();
 
 const char* name(Level level);
@@ -35,7 +37,8 @@ struct Vector {
 }  // namespace visionlab::simd
 
 // Defines `NAME(arguments...)`, which calls the always-inline `BODY<vector bytes>(arguments...)` compiled for the
-// level in force. Multiplication and addition are never fused (-ffp-contract=off), so all levels give the same bits.
+// level in force. Multiplication and addition are never fused (-ffp-contract=off), so all vector levels give the same
+// bits.
 #if defined(__x86_64__) && defined(__GNUC__)
 #define VISIONLAB_SIMD_LEVELS(NAME, BODY)                                                         \
     template <class... Arguments>                                                                 \
@@ -54,6 +57,7 @@ struct Vector {
             case ::visionlab::simd::Level::avx2:                                                  \
                 return NAME##_avx2(arguments...);                                                 \
             case ::visionlab::simd::Level::baseline:                                              \
+            case ::visionlab::simd::Level::scalar:                                                \
                 return BODY<16>(arguments...);                                                    \
         }                                                                                         \
     }
