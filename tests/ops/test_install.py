@@ -31,7 +31,7 @@ def run(code: str, folder: Path = ROOT, **environment: str) -> subprocess.Comple
 
 def copy_of_ops(folder: Path) -> Path:
     """A visionlab of nothing but the operators, to break."""
-    for name in ("__init__.py", "_native.py", "ops/*.py"):
+    for name in ("__init__.py", "_native.py", "ops/**/*.py"):
         for path in (ROOT / "visionlab").glob(name):
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from visionlab.ops import batched_nms, nms, reference
+from visionlab.ops import batched_nms, nms
+from visionlab.ops.reference import nms as reference
 
 
 def slow_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> list[int]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from visionlab.ops import RoIAlign, reference, roi_align
+from visionlab.ops import RoIAlign, roi_align
+from visionlab.ops.reference import roi_align as reference
 
 SETTINGS = [(1.0, 2, True), (1.0, 2, False), (0.5, -1, True), (0.5, -1, False), (0.7, 0, True), (2.0, 3, False)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visionlab.ops import reference
 from visionlab.ops.checks import check_floating, check_shape, widen
+from visionlab.ops.reference import nms as reference
 from visionlab.ops.register import operator
 
 _nms = operator("nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) -> Tensor", reference.nms)

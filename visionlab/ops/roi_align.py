@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops import reference
 from visionlab.ops.checks import check_floating, check_shape, widen
+from visionlab.ops.reference import roi_align as reference
+from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import operator
 
 _roi_align = operator(
@@ -35,7 +36,7 @@ def _fake(
     aligned: bool,
 ) -> Tensor:
     shape = (boxes.shape[0], input.shape[1], pooled_height, pooled_width)
-    return input.new_empty(shape).to(memory_format=reference.memory_format(input))
+    return input.new_empty(shape).to(memory_format=memory_format(input))
 
 
 @torch.library.register_fake("visionlab::roi_align_backward")
@@ -59,7 +60,7 @@ def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
     input, boxes, _, _, *settings = inputs
     ctx.save_for_backward(boxes)
     ctx.shape = input.shape
-    ctx.settings = (*settings, reference.memory_format(input) == torch.channels_last)
+    ctx.settings = (*settings, memory_format(input) == torch.channels_last)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

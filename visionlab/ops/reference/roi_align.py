@@ -1,4 +1,4 @@
-"""The operators in plain PyTorch: for installs without the extension, and for devices without a kernel of their own."""
+"""RoIAlign in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -7,62 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_NMS_BLOCK = 1024  # boxes settled at once; bounds memory at block * N
+from visionlab.ops.reference.formats import memory_format
+
 _ROI_BLOCK = 64  # RoIs pooled at once; bounds memory at block * bins * channels * width
 _MOST_SAMPLES = 1 << 16
-
-
-def memory_format(tensor: Tensor) -> torch.memory_format:
-    """Return the memory format in which an operator answers a tensor: channels-last only where it is that alone."""
-    channels_last = tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-# ---- nms -----------------------------------------------------------------------------------------------------
-
-
-def nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
-    """Return the indices of the boxes that no kept box of higher score, and of the same group, overlaps too much."""
-    if not boxes.isfinite().all():
-        box = int((~boxes.isfinite()).any(1).nonzero()[0])
-        raise RuntimeError(f"nms: boxes must be finite, got {boxes[box].tolist()} in box {box}")
-    if scores.isnan().any():
-        raise RuntimeError(f"nms: scores must not be NaN, got one for box {int(scores.isnan().nonzero()[0])}")
-    order = scores.sort(descending=True, stable=True).indices
-    boxes = boxes[order]
-    groups = torch.zeros_like(order) if idxs is None else idxs[order]
-    kept = torch.ones_like(order, dtype=torch.bool)
-    for start in range(0, len(boxes), _NMS_BLOCK):
-        block = slice(start, start + _NMS_BLOCK)
-        hits = (_iou(boxes[block], boxes[start:]).double() > iou_threshold) & (groups[block, None] == groups[start:])
-        _settle(kept[start:], hits, len(boxes[block]))
-    return order[kept]
-
-
-def _settle(kept: Tensor, hits: Tensor, size: int) -> None:
-    """Decide the first ``size`` boxes and remove what they suppress, in place.
-
-    A box is right as soon as all before it are, so repeating the rule until nothing changes gives the greedy answer.
-    """
-    among = hits[:, :size].triu(1)
-    before = kept[:size].clone()
-    while True:
-        after = before & ~(among & kept[:size, None]).any(0)
-        if after.equal(kept[:size]):
-            break
-        kept[:size] = after
-    kept[size:] &= ~(hits[:, size:] & after[:, None]).any(0)
-
-
-def _iou(a: Tensor, b: Tensor) -> Tensor:
-    top_left = torch.maximum(a[:, None, :2], b[:, :2])
-    bottom_right = torch.minimum(a[:, None, 2:], b[:, 2:])
-    shared = (bottom_right - top_left).clamp(min=0).prod(2)
-    areas = [(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in (a, b)]
-    return shared / (areas[0][:, None] + areas[1] - shared)
-
-
-# ---- roi_align -----------------------------------------------------------------------------------------------
 
 
 def roi_align(
