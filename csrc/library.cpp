@@ -16,7 +16,7 @@ STABLE_TORCH_LIBRARY(visionlab, m) {
         "int sampling_ratio, bool aligned) -> Tensor");
     m.def(
         "roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt channels, SymInt height, SymInt width, "
-        "float spatial_scale, int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
+        "float spatial_scale, int sampling_ratio, bool aligned, bool channels_last, bool deterministic) -> Tensor");
     m.def("simd_level() -> str");
     m.def("cuda_build() -> str");
 }

@@ -125,7 +125,7 @@ def test_equals_plain_pytorch(settings, channels_last: bool):
     plain = reference.roi_align(input, boxes, 3, 4, *settings)
     torch.testing.assert_close(plain, output, rtol=0, atol=1e-12)
     assert plain.stride() == output.stride()
-    arguments = (torch.randn_like(output), boxes, *input.shape, *settings, channels_last)
+    arguments = (torch.randn_like(output), boxes, *input.shape, *settings, channels_last, False)
     torch.testing.assert_close(
         reference.roi_align_backward(*arguments), torch.ops.visionlab.roi_align_backward(*arguments), rtol=0, atol=1e-11
     )
@@ -147,7 +147,7 @@ def test_opcheck(channels_last: bool, needs_grad: bool):
     boxes = make_boxes(4)
     torch.library.opcheck(torch.ops.visionlab.roi_align.default, (input, boxes, 2, 3, 0.5, -1, True))
     grad = torch.randn(4, 3, 2, 3).requires_grad_(needs_grad)
-    arguments = (grad, boxes, *input.shape, 0.5, -1, True, channels_last)
+    arguments = (grad, boxes, *input.shape, 0.5, -1, True, channels_last, False)
     torch.library.opcheck(torch.ops.visionlab.roi_align_backward.default, arguments)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from visionlab.ops.register import COMPILED_FOR_CUDA
 
 _HALF = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float32, torch.float64, *_HALF)
@@ -47,5 +51,48 @@ def check_shape(op: str, name: str, tensor: Tensor, *sizes: int | str) -> None:
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """Return a half precision tensor as float32, any other as it is: kernels compute in float32 and float64."""
-    return tensor.float() if tensor.dtype in _HALF else tensor
+    """Return a half precision tensor as float32 unless its device has kernels for it, any other as it is."""
+    return tensor.float() if tensor.dtype in _HALF and not (COMPILED_FOR_CUDA and tensor.is_cuda) else tensor
+
+
+def geometry(tensor: Tensor, input: Tensor) -> Tensor:
+    """Return boxes or offsets in the precision that they are computed in: float64 beside float64, else float32."""
+    return tensor.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
+
+
+def pair(op: str, name: str, value: int | Sequence[int], least: int = 1) -> tuple[int, int]:
+    """Return (height, width) from one number or two.
+
+    Args:
+        op: the operator, for the message.
+        name: the argument, for the message.
+        value: one number for both, or two.
+        least: the smallest number that makes sense.
+    """
+    sizes = (value,) if isinstance(value, int | torch.SymInt) else tuple(value)
+    sizes = sizes * 2 if len(sizes) == 1 else sizes
+    if len(sizes) != 2 or not all(size >= least for size in sizes):
+        raise ValueError(f"{op}: {name} must be one or two numbers of at least {least}, got {value}")
+    return sizes[0], sizes[1]
+
+
+def with_image_index(op: str, boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
+    """Return boxes as ``(K, 5)``, with the index of their image in front.
+
+    Args:
+        op: the operator, for the message.
+        boxes: ``(K, 5)`` already, or for each image ``(L, 4)``.
+        input: ``(N, C, H, W)``, the map they lie on.
+    """
+    if isinstance(boxes, Tensor):
+        check_floating(op, input=input, boxes=boxes)
+        check_shape(op, "boxes", boxes, "K", 5)
+        return boxes
+    if len(boxes) != input.shape[0]:
+        raise ValueError(f"{op}: a list of boxes must have one tensor per image, {input.shape[0]}, got {len(boxes)}")
+    for i, of_image in enumerate(boxes):
+        check_floating(op, **{"input": input, f"boxes[{i}]": of_image})
+        check_shape(op, f"boxes[{i}]", of_image, "L", 4)
+    if not boxes:
+        return input.new_zeros((0, 5))
+    return torch.cat([nn.functional.pad(of_image, (1, 0), value=i) for i, of_image in enumerate(boxes)])

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import check_floating, check_shape, widen
+from visionlab.ops.checks import check_shape, geometry, pair, widen, with_image_index
 from visionlab.ops.reference import roi_align as reference
 from visionlab.ops.reference.formats import memory_format
-from visionlab.ops.register import operator
+from visionlab.ops.register import differentiable, operator
 
 _roi_align = operator(
     "roi_align(Tensor input, Tensor boxes, SymInt pooled_height, SymInt pooled_width, float spatial_scale, "
@@ -20,7 +20,7 @@ _roi_align = operator(
 )
 _roi_align_backward = operator(
     "roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt channels, SymInt height, SymInt width, "
-    "float spatial_scale, int sampling_ratio, bool aligned, bool channels_last) -> Tensor",
+    "float spatial_scale, int sampling_ratio, bool aligned, bool channels_last, bool deterministic) -> Tensor",
     reference.roi_align_backward,
 )
 
@@ -51,6 +51,7 @@ def _fake_backward(
     sampling_ratio: int,
     aligned: bool,
     channels_last: bool,
+    deterministic: bool,
 ) -> Tensor:
     format = torch.channels_last if channels_last else torch.contiguous_format
     return grad.new_empty((batch, channels, height, width)).to(memory_format=format)
@@ -65,22 +66,23 @@ def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (boxes,) = ctx.saved_tensors
-    return (_roi_align_backward(grad, boxes, *ctx.shape, *ctx.settings), *[None] * 6)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return (_spread(grad, boxes, *ctx.shape, *ctx.settings, deterministic), *[None] * 6)
 
 
-def _setup_double(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    grad, boxes, *_, spatial_scale, sampling_ratio, aligned, _ = inputs
+def _setup_spread(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    grad, boxes, *_, spatial_scale, sampling_ratio, aligned, _, _ = inputs
     ctx.save_for_backward(boxes)
     ctx.settings = (grad.shape[2], grad.shape[3], spatial_scale, sampling_ratio, aligned)
 
 
-def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_spread(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (boxes,) = ctx.saved_tensors
-    return (_roi_align(grad, boxes, *ctx.settings), *[None] * 9)  # the pooling is linear in its input
+    return (_pool(grad, boxes, *ctx.settings), *[None] * 10)  # the pooling is linear in its input
 
 
-torch.library.register_autograd("visionlab::roi_align", _backward, setup_context=_setup)
-torch.library.register_autograd("visionlab::roi_align_backward", _double_backward, setup_context=_setup_double)
+_pool = differentiable(_roi_align, _setup, _backward)
+_spread = differentiable(_roi_align_backward, _setup_spread, _backward_spread)
 
 
 def roi_align(
@@ -112,41 +114,14 @@ def roi_align(
         ValueError: if shapes, dtypes, devices or sizes do not fit.
         RuntimeError: if a box is not finite, names no image, or is so large that it must be clipped.
     """
-    height, width = _pair(output_size)
+    height, width = pair("roi_align", "output_size", output_size)
     check_shape("roi_align", "input", input, "N", "C", "H", "W")
-    boxes = _with_image_index(boxes, input)
-    check_floating("roi_align", input=input, boxes=boxes)
-    check_shape("roi_align", "boxes", boxes, "K", 5)
+    boxes = with_image_index("roi_align", boxes, input)
     if 0 in input.shape[2:] and boxes.shape[0]:
         raise ValueError(f"roi_align: input must have pixels to pool from, got shape {tuple(input.shape)}")
     values = widen(input)
-    boxes = boxes.detach().to(values.dtype)
-    return _roi_align(values, boxes, height, width, spatial_scale, sampling_ratio, aligned).to(input.dtype)
-
-
-def _pair(output_size: int | Sequence[int]) -> tuple[int, int]:
-    sizes = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    if len(sizes) == 1:
-        sizes = sizes * 2
-    if len(sizes) != 2 or not all(size >= 1 for size in sizes):
-        raise ValueError(f"roi_align: output_size must be one or two numbers of at least 1, got {output_size}")
-    return sizes[0], sizes[1]
-
-
-def _with_image_index(boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
-    """Return ``(K, 5)`` boxes; a list has one tensor for each image."""
-    if isinstance(boxes, Tensor):
-        return boxes
-    if len(boxes) != input.shape[0]:
-        raise ValueError(
-            f"roi_align: a list of boxes must have one tensor per image, {input.shape[0]}, got {len(boxes)}"
-        )
-    for i, of_image in enumerate(boxes):
-        check_floating("roi_align", **{"input": input, f"boxes[{i}]": of_image})
-        check_shape("roi_align", f"boxes[{i}]", of_image, "L", 4)
-    if not boxes:
-        return input.new_zeros((0, 5))
-    return torch.cat([nn.functional.pad(of_image, (1, 0), value=i) for i, of_image in enumerate(boxes)])
+    boxes = geometry(boxes.detach(), values)
+    return _pool(values, boxes, height, width, spatial_scale, sampling_ratio, aligned).to(input.dtype)
 
 
 class RoIAlign(nn.Module):

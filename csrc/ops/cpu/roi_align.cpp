@@ -375,7 +375,7 @@ Tensor roi_align(const Tensor& input, const Tensor& boxes, int64_t pooled_height
 
 Tensor roi_align_backward(const Tensor& grad, const Tensor& boxes, int64_t batch, int64_t channels, int64_t height,
                           int64_t width, double spatial_scale, int64_t sampling_ratio, bool aligned,
-                          bool channels_last) {
+                          bool channels_last, bool) {
     const Map map{batch, channels, height, width};
     const Pooling pooling{grad.size(2), grad.size(3), spatial_scale, sampling_ratio, aligned};
     const Tensor source = torch::stable::contiguous(grad, format(channels_last));

@@ -42,6 +42,7 @@ def roi_align_backward(
     sampling_ratio: int,
     aligned: bool,
     channels_last: bool,
+    deterministic: bool,
 ) -> Tensor:
     """Return the gradient of the map: the transposed matrices, summed over boxes."""
     shape = (batch, channels, height, width)
