@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+pytest.register_assert_rewrite("contract")
+
 
 @pytest.fixture
 def threads() -> Iterator[None]:
