@@ -2,7 +2,7 @@
 
 The environment may say VISIONLAB_NATIVE=0 (install without the library), VISIONLAB_CUDA=0 (without its CUDA part),
 VISIONLAB_CUDA_ARCHS="80 90", VISIONLAB_TORCH_DIR (the torch package whose headers to use), VISIONLAB_SANITIZE
-("address,undefined") and CXX.
+("address,undefined") and CXX. `setup.py build --build-base FOLDER` keeps such a build apart from the usual one.
 """
 
 import importlib.util
@@ -19,7 +19,6 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-BUILD = ROOT / "build" / "native"
 NATIVE = os.environ.get("VISIONLAB_NATIVE") != "0"
 CXX_FLAGS = (
     "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wno-psabi"
@@ -89,7 +88,7 @@ rule link_cuda
 """
     objects: dict[str, list[str]] = {"_C.so": [], "_C_cuda.so": []}
     for source in sorted([*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("csrc/**/*.cu")]):
-        library = "_C_cuda.so" if "cuda" in source.parts else "_C.so"
+        library = "_C_cuda.so" if "cuda" in source.relative_to(ROOT).parts else "_C.so"
         if library == "_C.so" or nvcc:
             name = re.sub(r"\W", "_", str(source.relative_to(ROOT))) + ".o"
             rules += f"build {name}: {'cuda' if source.suffix == '.cu' else 'cxx'} {source}\n"
@@ -104,6 +103,10 @@ class BuildNative(build_ext):
     def target(self) -> Path:
         return ROOT / "visionlab" if self.inplace or self.editable_mode else Path(self.build_lib, "visionlab")
 
+    def folder(self) -> Path:
+        """Where the object files stay, so that the next build compiles only what changed."""
+        return Path(ROOT, self.get_finalized_command("build").build_base, "native")
+
     def run(self):
         target = self.target()
         target.mkdir(parents=True, exist_ok=True)
@@ -117,18 +120,19 @@ class BuildNative(build_ext):
             raise SystemExit(
                 "error: no torch >= 2.10 to build with: install torch, or name its folder in VISIONLAB_TORCH_DIR"
             )
-        BUILD.mkdir(parents=True, exist_ok=True)
-        (BUILD / "build.ninja").write_text(ninja_rules(torch))
+        folder = self.folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "build.ninja").write_text(ninja_rules(torch))
         ninja = find_tool(["ninja", "ninja-build"], "ninja")
-        if subprocess.run([ninja, "-C", str(BUILD)]).returncode:
+        if subprocess.run([ninja, "-C", str(folder)]).returncode:
             raise SystemExit(
                 "error: the operators did not compile, see above; VISIONLAB_NATIVE=0 installs without them"
             )
         for library in self.built():
-            shutil.copy2(BUILD / library, target / library)
+            shutil.copy2(folder / library, target / library)
 
     def built(self) -> list[str]:
-        rules = (BUILD / "build.ninja").read_text()
+        rules = (self.folder() / "build.ninja").read_text()
         return [name for name in ("_C.so", "_C_cuda.so") if f"build {name}:" in rules]
 
     def get_outputs(self):
