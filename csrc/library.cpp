@@ -10,6 +10,8 @@ std::string simd_level() { return simd::name(simd::level()); }
 }  // namespace visionlab
 
 STABLE_TORCH_LIBRARY(visionlab, m) {
+    m.def("box_iou(Tensor boxes1, Tensor boxes2, int format) -> Tensor");
+    m.def("box_iou_backward(Tensor grad, Tensor boxes, Tensor others, int format) -> Tensor");
     m.def("nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) -> Tensor");
     m.def(
         "roi_align(Tensor input, Tensor boxes, SymInt pooled_height, SymInt pooled_width, float spatial_scale, "

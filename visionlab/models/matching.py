@@ -69,7 +69,7 @@ def match_boxes(
     if len(boxes) == 0 or len(candidates) == 0:
         matches = candidates.new_full((len(candidates),), BACKGROUND, dtype=torch.int64)
     else:
-        iou = box_iou(boxes, candidates)
+        iou = box_iou(boxes, candidates).nan_to_num(0.0)  # boxes without area overlap nothing
         best_iou, best_box = iou.max(dim=0)
         positive = best_iou >= positive_iou
         if keep_best:

@@ -30,17 +30,18 @@ NAMES = (
 )
 
 
-def torchvision_name(name: str) -> Any:
+def torchvision_name(name: str, wish: str = "") -> Any:
     """Return ``torchvision.ops.NAME``.
 
     Args:
-        name: one of ``NAMES``.
+        name: what is looked up in ``torchvision.ops``.
+        wish: what it is wanted for, if that is not the name itself; the message begins with it.
 
     Raises:
         ImportError: if torchvision is missing, does not import, or is too old to have the name. An ``AttributeError``
             would be the rule for modules, but ``from visionlab.ops import NAME`` drops its text.
     """
-    wanted = f"visionlab.ops.{name} is torchvision's own"
+    wanted = f"{wish or f'visionlab.ops.{name}'} is torchvision's own"
     try:
         from torchvision import ops
     except ModuleNotFoundError as error:
