@@ -1,0 +1,56 @@
+"""All instruction sets give one answer: the same bits from vectors, the same numbers from the CUDA kernels' arithmetic."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from contract import FORMATS, Contract
+
+from visionlab import _native
+
+FOLDER = Path(__file__).parent
+pytestmark = pytest.mark.skipif(not _native.cpu_library().loaded, reason="installed without the compiled operators")
+
+
+def answers() -> dict[str, list[torch.Tensor]]:
+    """Every operator's answer and gradients, at the level in force."""
+    result = {}
+    for path in sorted(FOLDER.glob("test_*.py")):
+        if path.stem == Path(__file__).stem:
+            continue
+        for name, contract in vars(importlib.import_module(path.stem)).items():
+            if not (isinstance(contract, type) and issubclass(contract, Contract) and contract is not Contract):
+                continue
+            for channels_last in FORMATS:
+                for deterministic in (False, True):
+                    torch.use_deterministic_algorithms(deterministic)
+                    tensors = contract().tensors(torch.float32, channels_last, 12)
+                    result[f"{path.stem} {name} {channels_last} {deterministic}"] = contract().run(tensors)
+    torch.use_deterministic_algorithms(False)
+    return result
+
+
+@pytest.mark.parametrize("level", ["scalar", "baseline"])
+def test_levels_agree(level: str, tmp_path: Path):
+    environment = {**os.environ, "VISIONLAB_SIMD": level, "PYTHONPATH": str(FOLDER.parent.parent)}
+    command = [sys.executable, __file__, str(tmp_path / "answers.pt")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == level
+    other = torch.load(tmp_path / "answers.pt", weights_only=True)
+    here = answers()
+    assert other.keys() == here.keys()
+    assert len(here) > 0
+    tolerance = {"rtol": 0, "atol": 0} if level == "baseline" else {"rtol": 1e-4, "atol": 1e-4}
+    for name, expected in here.items():
+        for ours, theirs in zip(other[name], expected, strict=True):
+            torch.testing.assert_close(ours, theirs, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+if __name__ == "__main__":
+    torch.save(answers(), sys.argv[1])
+    print(torch.ops.visionlab.simd_level())
