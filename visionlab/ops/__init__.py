@@ -5,10 +5,11 @@ Every name of ``torchvision.ops`` is here. Those that are not visionlab's own ar
 
 from typing import Any
 
-from visionlab.ops import delegate
+from visionlab.ops import delegate, onnx
 from visionlab.ops.boxes import box_area, box_iou, clip_boxes_to_image, remove_small_boxes
-from visionlab.ops.nms import batched_nms, nms
+from visionlab.ops.nms import batched_nms, nms, nms_padded
 from visionlab.ops.roi_align import RoIAlign, roi_align
+from visionlab.ops.soft_nms import soft_nms
 
 __all__ = [
     "RoIAlign",
@@ -17,9 +18,13 @@ __all__ = [
     "box_iou",
     "clip_boxes_to_image",
     "nms",
+    "nms_padded",
     "remove_small_boxes",
     "roi_align",
+    "soft_nms",
 ]
+
+onnx.register()
 
 
 def __getattr__(name: str) -> Any:

@@ -13,18 +13,7 @@ import torch
 from torch import Tensor
 from torch._decomp import register_decomposition
 
-
-def exported_as(op: Any, formula: Callable[..., Any]) -> None:
-    """Register the formula that stands for an operator in an exported graph.
-
-    Args:
-        op: the operator.
-        formula: a function of its arguments in operators of PyTorch or ONNX, without Python decisions on values.
-    """
-    register_decomposition(op)(formula)
-    # A fake tensor of unknown size would be computed by the formula as well, were there no "meta" entry; the operator's
-    # own fake kernel is what it must use.
-    register_decomposition(op, type="meta")(formula)
+from visionlab.ops.reference import boxes as box_formulas
 
 
 def roi_align(
@@ -91,5 +80,18 @@ def nms_padded(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: 
     return indices, kept.sum().clamp(max=max_output)
 
 
-exported_as(torch.ops.visionlab.roi_align.default, roi_align)
-exported_as(torch.ops.visionlab.nms.default, nms)
+FORMULAS: dict[str, Callable[..., Any]] = {
+    "box_iou": box_formulas.box_iou,
+    "nms": nms,
+    "roi_align": roi_align,
+}
+
+
+def register() -> None:
+    """Tell exporters of every formula; the operators must be there already."""
+    for name, formula in FORMULAS.items():
+        op = getattr(torch.ops.visionlab, name).default
+        register_decomposition(op)(formula)
+        # A fake tensor of unknown size would be computed by the formula as well, were there no "meta" entry; the
+        # operator's own fake kernel is what it must use.
+        register_decomposition(op, type="meta")(formula)
