@@ -51,7 +51,7 @@ def _survivors(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold
         boxes = boxes + (idxs * (boxes.max() - boxes.min() + 1))[:, None]
     limit = torch.full((1,), torch.iinfo(torch.int64).max, dtype=torch.int64)
     # How many boxes are kept is known only when the model runs. This number stands for it in shapes, and nowhere else.
-    unknown = scores.isfinite().sum().item()
+    unknown: Any = scores.isfinite().sum().item()
     torch._check(unknown >= 0)
     # Rows (batch, class, box) of the boxes that are kept.
     rows = torch.onnx.ops.symbolic(
