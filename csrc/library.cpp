@@ -13,6 +13,10 @@ STABLE_TORCH_LIBRARY(visionlab, m) {
     m.def("box_iou(Tensor boxes1, Tensor boxes2, int format) -> Tensor");
     m.def("box_iou_backward(Tensor grad, Tensor boxes, Tensor others, int format) -> Tensor");
     m.def("nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) -> Tensor");
+    m.def("nms_padded(Tensor boxes, Tensor scores, float iou_threshold, SymInt max_output) -> (Tensor, Tensor)");
+    m.def(
+        "soft_nms(Tensor boxes, Tensor scores, float iou_threshold, float sigma, float score_threshold, int method) "
+        "-> (Tensor, Tensor)");
     m.def(
         "roi_align(Tensor input, Tensor boxes, SymInt pooled_height, SymInt pooled_width, float spatial_scale, "
         "int sampling_ratio, bool aligned) -> Tensor");

@@ -1,12 +1,14 @@
 // Non-maximum suppression: boxes in order of score, each kept box removes the later ones that overlap it too much.
-#include <algorithm>
-#include <cmath>
+#include "../nms.h"
+
 #include <numeric>
 #include <optional>
+#include <tuple>
 #include <vector>
 
-#include "../../common.h"
+#include "../../scalar.h"
 #include "../../simd.h"
+#include "../../tensors.h"
 
 namespace visionlab {
 
@@ -47,7 +49,7 @@ VISIONLAB_SIMD_LEVELS(suppress, suppress_body)
 
 // Settles boxes [from, to), which are in order of score.
 template <class T>
-void settle(Boxes<T>& boxes, int64_t from, int64_t to, T threshold) {
+void settle_in_order(Boxes<T>& boxes, int64_t from, int64_t to, T threshold) {
     Boxes<T>* const all = &boxes;
     for (int64_t begin = from; begin < to; begin += block) {
         const int64_t end = std::min(begin + block, to);
@@ -62,14 +64,6 @@ void settle(Boxes<T>& boxes, int64_t from, int64_t to, T threshold) {
     }
 }
 
-// The greatest value of T that is not above the threshold: `overlap > threshold` then means the same in T as in double.
-template <class T>
-T round_down(double threshold) {
-    const T rounded = static_cast<T>(threshold);
-    return static_cast<double>(rounded) > threshold ? std::nextafter(rounded, -std::numeric_limits<T>::infinity())
-                                                    : rounded;
-}
-
 template <class T>
 void check_values(const T* boxes, const T* scores, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
@@ -81,57 +75,122 @@ void check_values(const T* boxes, const T* scores, int64_t count) {
     }
 }
 
+// The arguments of one call.
 template <class T>
-std::vector<int64_t> kept(const T* corners, const T* scores, const int64_t* groups, int64_t count, double threshold) {
-    check_values(corners, scores, count);
-    const auto group = [&](int64_t i) { return groups == nullptr ? 0 : groups[i]; };
-    std::vector<int64_t> order(count);
+struct Candidates {
+    const T* boxes;
+    const T* scores;
+    const int64_t* groups;  // or null
+    int64_t count;
+
+    int64_t group(int64_t i) const { return groups == nullptr ? 0 : groups[i]; }
+    bool better(int64_t a, int64_t b) const { return scores[a] != scores[b] ? scores[a] > scores[b] : a < b; }
+};
+
+// The kept boxes as the CUDA kernels find them.
+template <class T>
+std::vector<int64_t> kept_by_mask(const Candidates<T>& all, double threshold) {
+    std::vector<int64_t> order(all.count), groups(all.groups == nullptr ? 0 : all.count);
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-        return group(a) != group(b) ? group(a) < group(b) : scores[a] > scores[b];
+    std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return all.better(a, b); });
+    std::vector<Box<T>> boxes(all.count);
+    for_each_index(all.count,
+                   NmsGather<T>{all.boxes, all.scores, all.groups, order.data(), boxes.data(), groups.data()});
+    const int64_t words = (all.count + word_bits - 1) / word_bits, rows = nms_rows(all.count, words);
+    std::vector<Word> mask(rows * words), removed(words);
+    std::vector<int64_t> result;
+    for (int64_t first = 0; first < all.count; first += rows) {
+        for_each_index(rows * words, NmsMask<T>{boxes.data(), all.groups == nullptr ? nullptr : groups.data(),
+                                                all.count, words, first, rows, round_down<T>(threshold), mask.data()});
+        for (int64_t base = first; base < std::min(first + rows, all.count); base += word_bits) {
+            const int64_t word = base / word_bits, size = std::min(word_bits, all.count - base);
+            Word diagonal[word_bits] = {}, active = 0, alive = 0;
+            for (int64_t i = 0; i < size; ++i) {
+                diagonal[i] = mask[(base - first + i) * words + word];
+                active |= static_cast<Word>(diagonal[i] != 0) << i;
+                alive |= static_cast<Word>(!std::isnan(boxes[base + i].area)) << i;
+            }
+            const Word stay = settle(alive & ~removed[word], active, diagonal);
+            for (int64_t i = 0; i < size; ++i) {
+                if ((stay >> i & 1) == 0) continue;
+                result.push_back(order[base + i]);
+                const Word* row = mask.data() + (base - first + i) * words;
+                for (int64_t later = word + 1; later < words; ++later) removed[later] |= row[later];
+            }
+        }
+    }
+    return result;
+}
+
+template <class T>
+std::vector<int64_t> kept(const Candidates<T>& all, double threshold) {
+    check_values(all.boxes, all.scores, all.count);
+    if (simd::level() == simd::Level::scalar) return kept_by_mask(all, threshold);
+    std::vector<int64_t> order(all.count);
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+        return all.group(a) != all.group(b) ? all.group(a) < all.group(b) : all.better(a, b);
     });
 
-    Boxes<T> boxes(count);
-    for (int64_t i = 0; i < count; ++i) {
-        const T* box = corners + 4 * order[i];
+    Boxes<T> boxes(all.count);
+    for (int64_t i = 0; i < all.count; ++i) {
+        const T* box = all.boxes + 4 * order[i];
         boxes.x1[i] = box[0], boxes.y1[i] = box[1], boxes.x2[i] = box[2], boxes.y2[i] = box[3];
         boxes.area[i] = (box[2] - box[0]) * (box[3] - box[1]);
     }
-    for (int64_t from = 0, to = 0; from < count; from = to) {
-        while (to < count && group(order[to]) == group(order[from])) ++to;
-        settle(boxes, from, to, round_down<T>(threshold));
+    for (int64_t from = 0, to = 0; from < all.count; from = to) {
+        while (to < all.count && all.group(order[to]) == all.group(order[from])) ++to;
+        settle_in_order(boxes, from, to, round_down<T>(threshold));
     }
 
     std::vector<int64_t> result;
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < all.count; ++i) {
         if (boxes.removed[i] == T(0)) result.push_back(order[i]);
     }
-    if (groups != nullptr) {
-        std::sort(result.begin(), result.end(),
-                  [&](int64_t a, int64_t b) { return scores[a] != scores[b] ? scores[a] > scores[b] : a < b; });
+    if (all.groups != nullptr) {
+        std::sort(result.begin(), result.end(), [&](int64_t a, int64_t b) { return all.better(a, b); });
     }
+    return result;
+}
+
+std::vector<int64_t> kept(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+                          double iou_threshold) {
+    const Tensor corners = torch::stable::contiguous(boxes), ranks = torch::stable::contiguous(scores);
+    std::optional<Tensor> groups;
+    if (idxs) groups = torch::stable::contiguous(*idxs);
+    std::vector<int64_t> result;
+    dispatch_floating("nms", boxes.scalar_type(), [&](auto zero) {
+        using T = decltype(zero);
+        result = kept(
+            Candidates<T>{data<T>(corners), data<T>(ranks), groups ? data<int64_t>(*groups) : nullptr, boxes.size(0)},
+            iou_threshold);
+    });
     return result;
 }
 
 }  // namespace
 
 Tensor nms(const Tensor& boxes, const Tensor& scores, std::optional<Tensor> idxs, double iou_threshold) {
-    const Tensor corners = torch::stable::contiguous(boxes);
-    const Tensor ranks = torch::stable::contiguous(scores);
-    std::optional<Tensor> groups;
-    if (idxs) groups = torch::stable::contiguous(*idxs);
-    std::vector<int64_t> result;
-    dispatch_floating("nms", boxes.scalar_type(), [&](auto zero) {
-        using T = decltype(zero);
-        result = kept(static_cast<const T*>(corners.const_data_ptr()), static_cast<const T*>(ranks.const_data_ptr()),
-                      groups ? static_cast<const int64_t*>(groups->const_data_ptr()) : nullptr, boxes.size(0),
-                      iou_threshold);
-    });
+    const std::vector<int64_t> result = kept(boxes, scores, idxs, iou_threshold);
     Tensor output = torch::stable::new_empty(boxes, {static_cast<int64_t>(result.size())}, ScalarType::Long);
-    std::copy(result.begin(), result.end(), static_cast<int64_t*>(output.mutable_data_ptr()));
+    std::copy(result.begin(), result.end(), mutable_data<int64_t>(output));
     return output;
+}
+
+std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores, double iou_threshold,
+                                      int64_t max_output) {
+    const std::vector<int64_t> result = kept(boxes, scores, std::nullopt, iou_threshold);
+    const int64_t count = std::min(static_cast<int64_t>(result.size()), max_output);
+    Tensor indices = torch::stable::new_zeros(boxes, {max_output}, ScalarType::Long);
+    std::copy(result.begin(), result.begin() + count, mutable_data<int64_t>(indices));
+    Tensor total = torch::stable::new_empty(boxes, {}, ScalarType::Long);
+    *mutable_data<int64_t>(total) = count;
+    return {indices, total};
 }
 
 }  // namespace visionlab
 
-STABLE_TORCH_LIBRARY_IMPL(visionlab, CPU, m) { m.impl("nms", TORCH_BOX(&visionlab::nms)); }
+STABLE_TORCH_LIBRARY_IMPL(visionlab, CPU, m) {
+    m.impl("nms", TORCH_BOX(&visionlab::nms));
+    m.impl("nms_padded", TORCH_BOX(&visionlab::nms_padded));
+}

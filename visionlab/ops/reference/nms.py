@@ -26,6 +26,14 @@ def nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float
     return order[kept]
 
 
+def nms_padded(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: int) -> tuple[Tensor, Tensor]:
+    """Return the first ``max_output`` indices that ``nms`` keeps, filled up with zeros, and their number."""
+    kept = nms(boxes, scores, None, iou_threshold)[:max_output]
+    indices = kept.new_zeros(max_output)
+    indices[: len(kept)] = kept
+    return indices, torch.full((), len(kept), dtype=torch.int64, device=boxes.device)
+
+
 def _settle(kept: Tensor, hits: Tensor, size: int) -> None:
     """Decide the first ``size`` boxes and remove what they suppress, in place.
 
