@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: install test test-slow quickstart lint format clean
+.PHONY: install test test-slow sanitize cross-aarch64 quickstart lint format clean
 
 install: .venv/installed
 
@@ -22,6 +22,25 @@ test: install
 
 test-slow: install
 	$(PYTEST) -m slow
+
+# Every operator on random and hostile arguments under AddressSanitizer and UBSan; `scalar` is the arithmetic of the GPU.
+CASES ?= 100000
+LEVELS ?= ,scalar
+sanitize: install
+	VISIONLAB_SANITIZE=address,undefined,float-cast-overflow VISIONLAB_CUDA=0 \
+		$(BIN)/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
+	PYTHONPATH=build/sanitize/lib $(BIN)/python tools/fuzz_ops.py --sanitized --cases $(CASES) --levels $(LEVELS)
+
+# Compiles and links the CPU library for 64-bit Arm. Nothing of it is run.
+cross-aarch64: install
+	@if command -v aarch64-linux-gnu-g++; then \
+		CXX=aarch64-linux-gnu-g++ VISIONLAB_CUDA=0 \
+			$(BIN)/python setup.py -q build --build-base build/aarch64 --build-lib build/aarch64/lib && \
+		readelf -h build/aarch64/lib/visionlab/_C.so | grep -q AArch64 && \
+		echo "aarch64: compiled and linked, not run"; \
+	else \
+		echo "aarch64: skipped, there is no aarch64-linux-gnu-g++ (Debian: apt-get install g++-aarch64-linux-gnu)"; \
+	fi
 
 quickstart: install
 	$(BIN)/visionlab quickstart
