@@ -83,6 +83,7 @@ def nms_padded(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: 
 FORMULAS: dict[str, Callable[..., Any]] = {
     "box_iou": box_formulas.box_iou,
     "nms": nms,
+    "nms_padded": nms_padded,
     "roi_align": roi_align,
 }
 
