@@ -18,9 +18,9 @@ struct ExpParts;
 template <>
 struct ExpParts<float> {
     using Bits = int32_t;
-    static constexpr float lowest = -87.0f;           // e to less than this is 0 here: the rest is no normal number
-    static constexpr float log2_high = 0.693359375f;  // ln 2 in two parts; few digits in the first
-    static constexpr float log2_low = -2.12194440e-4f;
+    static constexpr float lowest = -87.0f;          // e to less than this is 0 here: the rest is no normal number
+    static constexpr float ln2_high = 0.693359375f;  // ln 2 in two parts; few digits in the first
+    static constexpr float ln2_low = -2.12194440e-4f;
     static constexpr float shift = 12582912.0f;  // adding 1.5 * 2^23 leaves an integer in the low bits
     static constexpr int bias = 127, mantissa = 23, terms = 7;
 };
@@ -29,8 +29,8 @@ template <>
 struct ExpParts<double> {
     using Bits = int64_t;
     static constexpr double lowest = -708.0;
-    static constexpr double log2_high = 6.93145751953125e-1;
-    static constexpr double log2_low = 1.42860682030941723212e-6;
+    static constexpr double ln2_high = 6.93145751953125e-1;
+    static constexpr double ln2_low = 1.42860682030941723212e-6;
     static constexpr double shift = 6755399441055744.0;
     static constexpr int bias = 1023, mantissa = 52, terms = 13;
 };
@@ -44,7 +44,7 @@ VISIONLAB_HOST_DEVICE inline T exp_of_negative(T x) {
     const T bounded = x > Parts::lowest ? x : Parts::lowest;
     const T shifted = product(bounded, T(1.44269504088896340736)) + Parts::shift;
     const T power = shifted - Parts::shift;
-    const T remainder = bounded - product(power, Parts::log2_high) - product(power, Parts::log2_low);
+    const T remainder = bounded - product(power, Parts::ln2_high) - product(power, Parts::ln2_low);
     T series = T(1);
     for (int k = Parts::terms; k > 0; --k) series = T(1) + product(product(series, remainder), T(1) / T(k));
     Bits bits;
@@ -64,7 +64,7 @@ struct SoftNmsSettings {
 // The score of a box that is chosen already, or whose score fell below the threshold.
 template <class T>
 VISIONLAB_HOST_DEVICE constexpr T gone() {
-    return -std::numeric_limits<T>::infinity();
+    return -static_cast<T>(INFINITY);
 }
 
 template <class T>
