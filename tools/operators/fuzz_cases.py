@@ -60,7 +60,14 @@ def _indices(boxes: Tensor) -> Callable[[Any], bool]:
 
 def _box_iou(draw: Draw) -> tuple:
     boxes = [draw.plain_boxes(draw.size(12), grad=True) for _ in range(2)]
-    return lambda: ops.box_iou(*boxes), (boxes[0].shape[0], boxes[1].shape[0])
+    if draw.kind == "tame" and any((part[:, 2:] == part[:, :2]).any() for part in boxes):
+        draw.kind = "hostile"  # two boxes without area have NaN
+    dtype = torch.float64 if draw.dtype == torch.float64 else torch.float32  # halves are widened, as in torchvision
+
+    def fits(answer: Tensor) -> bool:
+        return answer.shape == (len(boxes[0]), len(boxes[1])) and answer.dtype == dtype
+
+    return lambda: ops.box_iou(*boxes), fits
 
 
 def _map(draw: Draw, channels: int) -> Tensor:
