@@ -12,6 +12,13 @@ std::string simd_level() { return simd::name(simd::level()); }
 STABLE_TORCH_LIBRARY(visionlab, m) {
     m.def("box_iou(Tensor boxes1, Tensor boxes2, int format) -> Tensor");
     m.def("box_iou_backward(Tensor grad, Tensor boxes, Tensor others, int format) -> Tensor");
+    m.def(
+        "deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? mask, Tensor? bias, int[] stride, "
+        "int[] padding, int[] dilation) -> Tensor");
+    m.def(
+        "deform_conv2d_backward(Tensor grad, Tensor input, Tensor offset, Tensor weight, Tensor? mask, int[] stride, "
+        "int[] padding, int[] dilation, bool for_input, bool for_offset, bool for_weight, bool deterministic) "
+        "-> (Tensor, Tensor, Tensor, Tensor)");
     m.def("nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) -> Tensor");
     m.def("nms_padded(Tensor boxes, Tensor scores, float iou_threshold, SymInt max_output) -> (Tensor, Tensor)");
     m.def(

@@ -46,6 +46,7 @@ class Contract:
 
     gradients: tuple[int, ...] = (0,)  # positions of the tensors that have a gradient
     linear = True  # double backward works; where False, it raises
+    fused = False  # multiplication and addition are fused where the CPU can, so instruction sets differ in the last bit
     dynamic: dict[int, dict[int, str]] = {1: {0: "K"}}  # noqa: RUF012 - dimensions that `count` changes
     batched: tuple[int, ...] = (0,)  # positions that vmap runs over
 

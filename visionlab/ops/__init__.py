@@ -7,16 +7,21 @@ from typing import Any
 
 from visionlab.ops import delegate, onnx
 from visionlab.ops.boxes import box_area, box_iou, clip_boxes_to_image, remove_small_boxes
+from visionlab.ops.deform_conv2d import DeformConv2d, deform_conv2d
+from visionlab.ops.deform_modules import DeformConv2dPack
 from visionlab.ops.nms import batched_nms, nms, nms_padded
 from visionlab.ops.roi_align import RoIAlign, roi_align
 from visionlab.ops.soft_nms import soft_nms
 
 __all__ = [
+    "DeformConv2d",
+    "DeformConv2dPack",
     "RoIAlign",
     "batched_nms",
     "box_area",
     "box_iou",
     "clip_boxes_to_image",
+    "deform_conv2d",
     "nms",
     "nms_padded",
     "remove_small_boxes",

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._decomp import register_decomposition
 
 from visionlab.ops.reference import boxes as box_formulas
+from visionlab.ops.reference import deform_conv2d as deform_formulas
 
 
 def roi_align(
@@ -82,6 +83,7 @@ def nms_padded(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: 
 
 FORMULAS: dict[str, Callable[..., Any]] = {
     "box_iou": box_formulas.box_iou,
+    "deform_conv2d": deform_formulas.deform_conv2d,
     "nms": nms,
     "nms_padded": nms_padded,
     "roi_align": roi_align,

@@ -77,15 +77,17 @@ def differentiable(
     return call
 
 
-def once_differentiable(op: Any) -> None:
-    """Make the gradient of a backward operator an error: without one it would silently be zero."""
+def once_differentiable(op: Any) -> Callable[..., Any]:
+    """Make the gradient of a backward operator an error, as it would silently be zero; return what calls it."""
     name = op._schema.name.removeprefix("visionlab::").removesuffix("_backward")
+
+    def setup(ctx: Any, inputs: tuple, output: Any) -> None:
+        return None
 
     def refuse(ctx: Any, *grads: Any) -> Any:
         raise RuntimeError(f"{name}: double backward is not implemented")
 
-    torch.library.register_autograd(op, refuse)
-    torch.library.register_vmap(op, _one_by_one(op))
+    return differentiable(op, setup, refuse)
 
 
 def _one_by_one(op: Any) -> Callable[..., Any]:
@@ -93,7 +95,11 @@ def _one_by_one(op: Any) -> Callable[..., Any]:
 
     def rule(info: Any, in_dims: tuple, *args: Any) -> tuple[Any, Any]:
         def element(index: int) -> Any:
-            return op(*[arg if dim is None else arg.select(dim, index) for arg, dim in zip(args, in_dims, strict=True)])
+            taken = [
+                arg.select(dim, index) if isinstance(arg, Tensor) and dim is not None else arg
+                for arg, dim in zip(args, in_dims, strict=True)
+            ]
+            return op(*taken)
 
         outputs = [element(index) for index in range(info.batch_size)]
         if isinstance(outputs[0], Tensor):
