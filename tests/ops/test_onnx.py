@@ -28,12 +28,17 @@ class NmsPadded(torch.nn.Module):
         return ops.nms_padded(boxes, scores, 0.3, 25)
 
 
+class SoftNms(torch.nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
+        return (*ops.soft_nms(boxes, scores), *ops.soft_nms(boxes, scores, score_threshold=0.3, method="gaussian"))
+
+
 class BoxIou(torch.nn.Module):
     def forward(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
         return (ops.box_iou(boxes, boxes.flip(0)), ops.box_iou(boxes[None], boxes[None], fmt="cxcywh"))
 
 
-@pytest.mark.parametrize("module", [Nms, NmsPadded, BoxIou])
+@pytest.mark.parametrize("module", [Nms, NmsPadded, SoftNms, BoxIou])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_equals_onnxruntime(module: type[torch.nn.Module], dynamic: bool):
     shapes = ({0: torch.export.Dim("N", min=2, max=1000)},) * 3 if dynamic else None

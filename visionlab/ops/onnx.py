@@ -14,7 +14,6 @@ from torch import Tensor
 from torch._decomp import register_decomposition
 
 from visionlab.ops.reference import boxes as box_formulas
-from visionlab.ops.reference import deform_conv2d as deform_formulas
 
 
 def roi_align(
@@ -81,12 +80,42 @@ def nms_padded(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: 
     return indices, kept.sum().clamp(max=max_output)
 
 
+def soft_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, sigma: float, score_threshold: float, method: int
+) -> tuple[Tensor, Tensor]:
+    """Return indices in the order in which boxes are taken, and their lowered scores: a loop over boxes."""
+    iou = box_formulas.box_iou(boxes, boxes, 0).nan_to_num(0)
+    weights = (-iou.square() / sigma).exp() if method == 1 else torch.where(iou >= iou_threshold, 1 - iou, 1.0)
+    out = torch.full_like(scores[:1], -torch.inf)  # the score of a box that is taken or dropped
+    least = torch.full_like(out, score_threshold)
+
+    def any_left(taken: Tensor, scores: Tensor, keep: Tensor, lowered: Tensor) -> Tensor:
+        return scores.max() > -torch.inf
+
+    def take_best(taken: Tensor, scores: Tensor, keep: Tensor, lowered: Tensor) -> tuple[Tensor, ...]:
+        best = scores.argmax(0, keepdim=True)
+        keep, lowered = keep.scatter(0, taken, best), lowered.scatter(0, taken, scores.index_select(0, best))
+        after = scores.clamp(min=torch.finfo(scores.dtype).min) * weights.index_select(0, best)[0]
+        left = (scores > -torch.inf) & (after >= least)
+        return taken + 1, torch.where(left, after, out).scatter(0, best, out), keep, lowered
+
+    start = (
+        torch.zeros(1, dtype=torch.int64, device=scores.device),
+        torch.where(scores < least, out, scores),
+        torch.zeros_like(scores, dtype=torch.int64),
+        torch.zeros_like(scores),
+    )
+    taken, _, keep, lowered = torch._higher_order_ops.while_loop(any_left, take_best, start)
+    first = (torch.arange(scores.shape[0], device=scores.device) < taken).nonzero()[:, 0]
+    return keep[first], lowered[first]
+
+
 FORMULAS: dict[str, Callable[..., Any]] = {
     "box_iou": box_formulas.box_iou,
-    "deform_conv2d": deform_formulas.deform_conv2d,
     "nms": nms,
     "nms_padded": nms_padded,
     "roi_align": roi_align,
+    "soft_nms": soft_nms,
 }
 
 
