@@ -8,7 +8,8 @@ from tiny_runs import visionlab
 NAMES = {
     "visionlab": "__version__ load_detector",
     "visionlab.ops": """
-        RoIAlign batched_nms box_area box_iou clip_boxes_to_image nms remove_small_boxes roi_align
+        RoIAlign batched_nms box_area box_iou clip_boxes_to_image nms nms_padded remove_small_boxes roi_align
+        soft_nms
     """,
     "visionlab.structures": "Detections ImageBatch Target ViewBatch",
     "visionlab.distributed": """

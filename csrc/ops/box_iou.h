@@ -44,7 +44,8 @@ VISIONLAB_HOST_DEVICE inline Box<T> read_box(const T* from, int64_t format) {
     box.y1 = centered ? b - d / 2 : b;
     box.x2 = centered ? a + c / 2 : a + c;
     box.y2 = centered ? b + d / 2 : b + d;
-    box.area = a != a || b != b ? a + b : product(c, d);
+    const bool lost = box.x1 != box.x1 || box.y1 != box.y1 || box.x2 != box.x2 || box.y2 != box.y2;
+    box.area = lost ? static_cast<T>(NAN) : product(c, d);
     return box;
 }
 

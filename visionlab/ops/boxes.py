@@ -15,10 +15,9 @@ from visionlab.ops.register import differentiable, once_differentiable, operator
 _ROTATED = ("cxcywhr", "xywhr", "xyxyxyxy")
 
 _box_iou_op = operator("box_iou(Tensor boxes1, Tensor boxes2, int format) -> Tensor", reference.box_iou)
-_box_iou_backward = operator(
+_box_iou_backward_op = operator(
     "box_iou_backward(Tensor grad, Tensor boxes, Tensor others, int format) -> Tensor", reference.box_iou_backward
 )
-once_differentiable(_box_iou_backward)
 
 
 @torch.library.register_fake("visionlab::box_iou")
@@ -29,6 +28,9 @@ def _fake(boxes1: Tensor, boxes2: Tensor, format: int) -> Tensor:
 @torch.library.register_fake("visionlab::box_iou_backward")
 def _fake_backward(grad: Tensor, boxes: Tensor, others: Tensor, format: int) -> Tensor:
     return boxes.new_empty(boxes.shape)
+
+
+_box_iou_backward = once_differentiable(_box_iou_backward_op)
 
 
 def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
