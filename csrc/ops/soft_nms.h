@@ -74,7 +74,7 @@ VISIONLAB_HOST_DEVICE inline T decayed(const Box<T>& chosen, const Box<T>& box, 
     const T height = lesser_of(chosen.y2, box.y2) - greater_of(chosen.y1, box.y1);
     const T shared = product(width > T(0) ? width : T(0), height > T(0) ? height : T(0));
     const T ratio = shared / (chosen.area + box.area - shared);
-    const T iou = shared > T(0) ? ratio : T(0);  // two boxes without area share nothing
+    const T iou = ratio > T(0) ? ratio : T(0);  // NaN, of two boxes without area or of infinite area, counts as none
     T weight;
     if (settings.method == gaussian) {
         weight = exp_of_negative(-product(iou, iou) / settings.sigma);
@@ -95,7 +95,8 @@ T round_up(double threshold) {
 
 template <class T>
 SoftNmsSettings<T> soft_nms_settings(double iou_threshold, double sigma, double score_threshold, int64_t method) {
-    return {round_up<T>(iou_threshold), static_cast<T>(sigma), round_up<T>(score_threshold), method};
+    const T width = static_cast<T>(sigma), least = std::numeric_limits<T>::min();
+    return {round_up<T>(iou_threshold), width > least ? width : least, round_up<T>(score_threshold), method};
 }
 
 }  // namespace visionlab

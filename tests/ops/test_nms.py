@@ -1,10 +1,16 @@
 """nms and batched_nms against scalar loops, against torchvision, and against the PyTorch path."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from visionlab.ops import batched_nms, nms
+from visionlab import _native
+from visionlab.ops import batched_nms, nms, nms_padded
 from visionlab.ops.reference import nms as reference
 
 
@@ -179,3 +185,117 @@ def test_autocast_takes_mixed_dtypes():
     boxes, scores = make_boxes(40, seed=4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert nms(boxes, scores.bfloat16(), 0.4).equal(nms(boxes, scores.bfloat16().float(), 0.4))
+
+
+@pytest.mark.parametrize("count", [0, 1, 90])
+@pytest.mark.parametrize("max_output", [0, 1, 10, 200])
+def test_padded_is_the_head_of_nms(count: int, max_output: int):
+    boxes, scores = make_boxes(count, seed=3)
+    kept = nms(boxes, scores, 0.4).tolist()[:max_output]
+    for op in (nms_padded, reference.nms_padded):
+        indices, number = op(boxes, scores, 0.4, max_output)
+        assert indices.dtype == number.dtype == torch.int64
+        assert number.shape == ()
+        assert number.item() == len(kept)
+        assert indices.tolist() == kept + [0] * (max_output - len(kept))
+
+
+def test_padded_messages():
+    with pytest.raises(ValueError, match="nms_padded: max_output must be at least 0, got -1"):
+        nms_padded(torch.zeros(3, 4), torch.zeros(3), 0.5, -1)
+    with pytest.raises(ValueError, match=r"nms_padded: boxes must have shape \(N, 4\), got \(3, 5\)"):
+        nms_padded(torch.zeros(3, 5), torch.zeros(3), 0.5, 2)
+    with pytest.raises(RuntimeError, match="boxes must be finite"):
+        nms_padded(torch.full((3, 4), torch.nan), torch.zeros(3), 0.5, 2)
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_padded_opcheck(needs_grad: bool):
+    boxes, scores = make_boxes(30, seed=2)
+    arguments = (boxes.requires_grad_(needs_grad), scores, 0.5, 12)
+    torch.library.opcheck(torch.ops.visionlab.nms_padded.default, arguments)
+
+
+class BestBoxes(torch.nn.Module):
+    """The best boxes, zeros behind them."""
+
+    def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        indices, count = nms_padded(boxes, scores, 0.4, 25)
+        return boxes[indices] * (torch.arange(25) < count)[:, None]
+
+
+def test_padded_graphs_have_no_sizes_of_their_own():
+    example = make_boxes(40, seed=4)
+    dim = torch.export.Dim("count", min=2, max=1000)
+    exported = torch.export.export(BestBoxes(), example, dynamic_shapes=({0: dim}, {0: dim}))
+    assert not any("u0" in str(node.meta.get("val")) for node in exported.graph.nodes)
+    torch._dynamo.reset()
+    compiled = torch.compile(BestBoxes(), fullgraph=True, dynamic=True, backend="aot_eager")
+    for count in (30, 70):
+        boxes, scores = make_boxes(count, seed=count)
+        expected = torch.zeros(25, 4)
+        kept = nms(boxes, scores, 0.4)[:25]
+        expected[: len(kept)] = boxes[kept]
+        assert exported.module()(boxes, scores).equal(expected)
+        assert compiled(boxes, scores).equal(expected)
+
+
+@pytest.mark.skipif(not _native.cpu_library().loaded, reason="installed without the compiled operators")
+def test_levels_keep_the_same_boxes():
+    code = """
+from test_nms import *
+for count, spread in [(1, 9), (64, 30), (65, 30), (700, 90), (2500, 4000)]:
+    for dtype in (torch.float32, torch.float64):
+        boxes, scores = make_boxes(count, seed=count, spread=spread, dtype=dtype)
+        print(nms(boxes, scores, 0.3).tolist(), nms_padded(boxes, scores, 0.5, 70)[0].tolist())
+        print(batched_nms(boxes, scores, torch.arange(count) % 3, 0.3).tolist())
+# More boxes than have their words in memory at once.
+boxes, scores = make_boxes(24000, seed=1, spread=9000)
+print(nms(boxes, scores, 0.3).sum().item())
+"""
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent.parent)])
+    answers = set()
+    for level in ("", "scalar", "baseline"):
+        settings = {**os.environ, "PYTHONPATH": paths, "VISIONLAB_SIMD": level}
+        result = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        answers.add(result.stdout)
+    assert len(answers) == 1
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 1030, 5000, 30000])
+@pytest.mark.parametrize("spread", [60.0, 4000.0])
+def test_cuda_equals_cpu(count: int, spread: float):
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        boxes, scores = make_boxes(count, seed=count, spread=spread, dtype=dtype)
+        idxs = torch.arange(count) % 3
+        on_gpu = boxes.cuda(), scores.cuda()
+        assert nms(*on_gpu, 0.5).cpu().equal(nms(boxes, scores, 0.5))
+        assert batched_nms(*on_gpu, idxs.cuda(), 0.5).cpu().equal(batched_nms(boxes, scores, idxs, 0.5))
+        for ours, expected in zip(nms_padded(*on_gpu, 0.5, 50), nms_padded(boxes, scores, 0.5, 50), strict=True):
+            assert ours.cpu().equal(expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_cuda_leaves_out_what_is_not_finite():
+    boxes, scores = make_boxes(200, seed=1)
+    boxes[3, 1], boxes[9, 2], boxes[10, 0], scores[11] = torch.nan, torch.inf, -torch.inf, torch.nan
+    good = torch.tensor([i for i in range(200) if i not in (3, 9, 10, 11)])
+    expected = good[nms(boxes[good], scores[good], 0.4)]
+    assert nms(boxes.cuda(), scores.cuda(), 0.4).cpu().equal(expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_cuda_padded_is_captured_in_a_graph():
+    boxes, scores = (tensor.cuda() for tensor in make_boxes(500, seed=1))
+    expected = nms_padded(boxes, scores, 0.4, 60)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # refuses whatever waits for the device
+        answers = nms_padded(boxes, scores, 0.4, 60)
+    graph.replay()
+    for ours, theirs in zip(answers, expected, strict=True):
+        assert ours.equal(theirs)

@@ -149,6 +149,13 @@ def test_huge_boxes_and_scores():
         assert not scores.isnan().any()
 
 
+def test_a_sigma_that_float32_does_not_have():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]])
+    scores = torch.tensor([0.9, 0.8, 0.7])
+    assert soft_nms(boxes, scores, sigma=1e-60, method="gaussian")[0].tolist() == [0, 2]
+    assert soft_nms(boxes, scores, sigma=1e60, method="gaussian")[0].tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_strides_and_threads_do_not_matter(threads, method: str):
     boxes, scores = make_boxes(400, 8, dtype=torch.float32)
