@@ -1,7 +1,8 @@
 // Deformable convolution on the CPU: the operators.
 #include "deform_conv2d.h"
 
-#include "../deform_conv2d_tensors.h"
+#include "../../scalar.h"
+#include "../deform_conv2d_passes.h"
 
 namespace visionlab {
 
@@ -24,12 +25,42 @@ deform::Arguments<T> arguments(const Call& call, const Tensor& input, const Tens
             mask};
 }
 
+// Runs the functors of the CUDA kernels, one lane to a sample.
+struct ScalarDevice {
+    ScalarType dtype;
+
+    static int64_t samples(const DeformTile& tile) { return tile.count * tile.shape.taps() * tile.shape.offset_groups; }
+    void columns(const DeformTile& tile) const {
+        dispatch_floating("deform_conv2d", dtype,
+                          [&](auto zero) { for_each_index(samples(tile), DeformColumns<decltype(zero), 1>{tile, 1}); });
+    }
+    void gradients(DeformTile tile, bool deterministic) const {
+        dispatch_floating("deform_conv2d_backward", dtype, [&](auto zero) {
+            using T = decltype(zero);
+            if (deterministic && tile.input_grad) {
+                for_each_index(tile.shape.batch * tile.shape.channels, DeformInputGradientInOrder<T>{tile});
+                tile.input_grad = nullptr;
+            }
+            for_each_index_in_order(samples(tile), DeformGradients<T>{tile, 1});
+        });
+    }
+    void add(const Tensor& from, Tensor& to) const {
+        dispatch_floating("deform_conv2d_backward", dtype, [&](auto zero) {
+            using T = decltype(zero);
+            for_each_index(to.numel(), DeformAdd<T>{data<T>(from), mutable_data<T>(to)});
+        });
+    }
+};
+
 }  // namespace
 
 Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& weight, const std::optional<Tensor>& mask,
                      const std::optional<Tensor>& bias, const std::vector<int64_t>& stride,
                      const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation) {
     const Call call(input, offset, weight, mask, stride, padding, dilation);
+    if (simd::level() == simd::Level::scalar) {
+        return deform::forward_through_columns(call, bias, ScalarDevice{input.scalar_type()});
+    }
     const DeformShape& shape = call.shape;
     const bool channels_last = is_channels_last(input);
     const Tensor map = torch::stable::contiguous(input, format(channels_last)), kernel = dense(weight);
@@ -56,8 +87,12 @@ deform::Gradients deform_conv2d_backward(const Tensor& grad, const Tensor& input
                                          const Tensor& weight, const std::optional<Tensor>& mask,
                                          const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                                          const std::vector<int64_t>& dilation, bool for_input, bool for_offset,
-                                         bool for_weight, bool) {
+                                         bool for_weight, bool deterministic) {
     const Call call(input, offset, weight, mask, stride, padding, dilation);
+    if (simd::level() == simd::Level::scalar) {
+        return deform::backward_through_columns(call, grad, for_input, for_offset, for_weight, deterministic,
+                                                ScalarDevice{input.scalar_type()});
+    }
     const bool channels_last = is_channels_last(input);
     const Tensor map = torch::stable::contiguous(input, format(channels_last)), kernel = dense(weight);
     const Tensor source = torch::stable::contiguous(grad, format(channels_last));
