@@ -88,8 +88,9 @@ def watch(task: Task, options: argparse.Namespace) -> bool:
     if code == 0 and lines:
         task.result = json.loads(lines[-1])
     else:
-        report = "\n".join(lines[-60:])
-        task.result = {"faults": [f"{why}\n{report}\n  again: {task.again(now or task.first, options)}"]}
+        found = [i for i, line in enumerate(lines) if "runtime error:" in line or "ERROR: AddressSanitizer" in line]
+        text = "\n    ".join(lines[found[0] : found[0] + 16] if found else lines[-20:])
+        task.result = {"faults": [f"{why}\n    {text}\n  again: {task.again(now or task.first, options)}"]}
     for number, text in task.result.pop("faulty", []):
         task.result["faults"].append(f"{text}\n  again: {task.again(number, options)}")
     return True
