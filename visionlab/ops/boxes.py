@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionlab.ops import delegate
+from visionlab.ops.delegate import torchvision_name
 from visionlab.ops.reference import boxes as reference
 from visionlab.ops.register import differentiable, once_differentiable, operator
 
@@ -106,7 +106,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
         ImportError: for rotated boxes, without torchvision.
     """
     if fmt in _ROTATED:
-        return delegate.torchvision_name("box_iou", f"box_iou of {fmt} boxes")(boxes1, boxes2, fmt)
+        return torchvision_name("box_iou", f"box_iou of {fmt} boxes")(boxes1, boxes2, fmt)
     format = _format("box_iou", fmt, _ROTATED)
     for name, letter, boxes in (("boxes1", "N", boxes1), ("boxes2", "M", boxes2)):
         if not isinstance(boxes, Tensor) or boxes.is_complex() or boxes.dtype == torch.bool:
