@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._decomp import register_decomposition
 
 from visionlab.ops.reference import boxes as box_formulas
+from visionlab.ops.reference import deform_conv2d
 
 
 def roi_align(
@@ -112,6 +113,7 @@ def soft_nms(
 
 FORMULAS: dict[str, Callable[..., Any]] = {
     "box_iou": box_formulas.box_iou,
+    "deform_conv2d": deform_conv2d.deform_conv2d,
     "nms": nms,
     "nms_padded": nms_padded,
     "roi_align": roi_align,
