@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionlab.checks import check_at_least
+from visionlab.models.deform_stages import deform_stages as make_deformable
 from visionlab.models.norm import apply_norm_policy, batch_norms
 
 # What Backbone itself decides, or what would reach for the network.
@@ -67,6 +68,9 @@ class Backbone(nn.Module):
             what timm groups under one name (``layer1``, ``stages.0``); in a plain ViT it is one block.
         norm: what BatchNorm does: ``train``, ``frozen`` (statistics and affine parameters fixed), ``sync`` (statistics
             over all processes), ``group`` (GroupNorm in its place).
+        deform_stages: stages, counted as for ``frozen_stages``, whose 3x3 convolutions sample where learned offsets
+            move them (Dai et al. 2017, arXiv:1703.06211). The offsets start at zero, so features are those of the plain
+            model until they are trained.
         image_size: side of the square images that a model of fixed size, or a position embedding, is built for.
             Default: the model's own. ViTs take any size all the same, by interpolation.
         options: further arguments of the timm model, for example ``{drop_path_rate: 0.1}``.
@@ -87,11 +91,19 @@ class Backbone(nn.Module):
         strides: list[int] | None = None,
         frozen_stages: int = 0,
         norm: Literal["train", "frozen", "sync", "group"] = "train",
+        deform_stages: list[int] | None = None,
         image_size: int | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_backbone(name=name, strides=strides, frozen_stages=frozen_stages, image_size=image_size, options=options)
+        check_backbone(
+            name=name,
+            strides=strides,
+            frozen_stages=frozen_stages,
+            deform_stages=deform_stages,
+            image_size=image_size,
+            options=options,
+        )
         self.name = name
         self.norm = norm
         self.settings: dict[str, Any] = {
@@ -99,6 +111,7 @@ class Backbone(nn.Module):
             "strides": strides,
             "frozen_stages": frozen_stages,
             "norm": norm,
+            "deform_stages": deform_stages,
             "image_size": image_size,
             "options": options,
         }
@@ -109,6 +122,8 @@ class Backbone(nn.Module):
         self.strides, self._indices = _choose_levels(self.model, name, strides)
         if hasattr(self.model, "prune_intermediate_layers"):
             self._indices = self.model.prune_intermediate_layers(self._indices, prune_norm=False, prune_head=True)
+        if deform_stages:
+            make_deformable(self.model, deform_stages, frozen_stages, name)
         apply_norm_policy(self.model, norm, name)
         self._measure()
         self._fixed: list[nn.Module] = list(batch_norms(self.model)) if norm == "frozen" else []
@@ -221,6 +236,7 @@ def check_backbone(
     name: str,
     strides: list[int] | None,
     frozen_stages: int,
+    deform_stages: list[int] | None = None,
     image_size: int | None,
     options: dict[str, Any] | None,
     **_others: Any,
@@ -234,6 +250,10 @@ def check_backbone(
         check_at_least(1, strides=strides)
         if strides != sorted(set(strides)):
             raise ValueError(f"strides: expected them ascending, got {strides}")
+    if deform_stages is not None:
+        check_at_least(1, deform_stages=deform_stages)
+        if deform_stages != sorted(set(deform_stages)):
+            raise ValueError(f"deform_stages: expected them ascending, got {deform_stages}")
     check_at_least(0, frozen_stages=frozen_stages)
     check_at_least(1, image_size=image_size)
     for option in options or {}:

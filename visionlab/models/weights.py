@@ -35,6 +35,8 @@ class TransferReport:
         matched: names loaded.
         resized: those of them that are position embeddings, interpolated to the backbone's grid.
         missing: names of the backbone that the file does not have; they keep their values.
+        new: those that timm's own model does not have either, such as the offsets of deformable convolutions; they keep
+            their values too, and count for nothing below where the file does not have them.
         mismatched: names both have, in different shapes, with both shapes; they keep their values.
         expected: names the file has and the backbone does without: classifier, head, BatchNorm statistics where the
             backbone has GroupNorm, batch counters.
@@ -49,6 +51,7 @@ class TransferReport:
     matched: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -146,7 +149,9 @@ def _compare(
     report, loaded = TransferReport(""), {}
     for name, value in wanted.items():
         if name not in tensors:
-            if not name.endswith(_COUNTER):
+            if name not in backbone.timm_names:
+                report.new.append(name)
+            elif not name.endswith(_COUNTER):
                 report.missing.append(name)
             continue
         given = tensors[name]
@@ -167,7 +172,10 @@ def _compare(
     if report.resized:
         report.notes.append(f"interpolated {_some(report.resized)}")
     report.matched_elements = sum(wanted[name].numel() for name in report.matched)
-    report.total_elements = sum(value.numel() for name, value in wanted.items() if not name.endswith(_COUNTER))
+    counted = wanted.keys() - set(report.new)
+    report.total_elements = sum(wanted[name].numel() for name in counted if not name.endswith(_COUNTER))
+    if report.new:
+        report.notes.append(f"new {_some(report.new)}")
     return report, loaded
 
 

@@ -209,6 +209,8 @@ class DeformConv2d(nn.Module):
         ValueError: if a size makes no sense or the groups do not divide the channels.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         in_channels: int,
