@@ -19,6 +19,21 @@ STABLE_TORCH_LIBRARY(visionlab, m) {
         "deform_conv2d_backward(Tensor grad, Tensor input, Tensor offset, Tensor weight, Tensor? mask, int[] stride, "
         "int[] padding, int[] dilation, bool for_input, bool for_offset, bool for_weight, bool deterministic) "
         "-> (Tensor, Tensor, Tensor, Tensor)");
+    m.def(
+        "deform_ps_roi_pool(Tensor input, Tensor boxes, Tensor? offset, Tensor? mask, SymInt pooled_height, "
+        "SymInt pooled_width, float spatial_scale, int group_height, int group_width, int sample_per_part, "
+        "float gamma) -> Tensor");
+    m.def(
+        "deform_ps_roi_pool_backward(Tensor grad, Tensor input, Tensor boxes, Tensor? offset, Tensor? mask, "
+        "float spatial_scale, int group_height, int group_width, int sample_per_part, float gamma, bool input_grad, "
+        "bool offset_grad, bool deterministic) -> (Tensor, Tensor, Tensor)");
+    m.def(
+        "deform_roi_pool(Tensor input, Tensor boxes, Tensor offset, Tensor? mask, float spatial_scale, "
+        "int sampling_ratio, float gamma) -> Tensor");
+    m.def(
+        "deform_roi_pool_backward(Tensor grad, Tensor input, Tensor boxes, Tensor offset, Tensor? mask, "
+        "float spatial_scale, int sampling_ratio, float gamma, bool input_grad, bool offset_grad, bool deterministic) "
+        "-> (Tensor, Tensor, Tensor)");
     m.def("nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) -> Tensor");
     m.def("nms_padded(Tensor boxes, Tensor scores, float iou_threshold, SymInt max_output) -> (Tensor, Tensor)");
     m.def(

@@ -9,6 +9,9 @@ from visionlab.ops import delegate, onnx
 from visionlab.ops.boxes import box_area, box_iou, clip_boxes_to_image, remove_small_boxes
 from visionlab.ops.deform_conv2d import DeformConv2d, deform_conv2d
 from visionlab.ops.deform_modules import DeformConv2dPack
+from visionlab.ops.deform_ps_roi_pool import DeformPSRoIPool, deform_ps_roi_pool
+from visionlab.ops.deform_roi_pool import DeformRoIPool, deform_roi_pool
+from visionlab.ops.deform_roi_pool_pack import DeformPSRoIPoolPack, DeformRoIPoolPack
 from visionlab.ops.nms import batched_nms, nms, nms_padded
 from visionlab.ops.roi_align import RoIAlign, roi_align
 from visionlab.ops.soft_nms import soft_nms
@@ -16,12 +19,18 @@ from visionlab.ops.soft_nms import soft_nms
 __all__ = [
     "DeformConv2d",
     "DeformConv2dPack",
+    "DeformPSRoIPool",
+    "DeformPSRoIPoolPack",
+    "DeformRoIPool",
+    "DeformRoIPoolPack",
     "RoIAlign",
     "batched_nms",
     "box_area",
     "box_iou",
     "clip_boxes_to_image",
     "deform_conv2d",
+    "deform_ps_roi_pool",
+    "deform_roi_pool",
     "nms",
     "nms_padded",
     "remove_small_boxes",

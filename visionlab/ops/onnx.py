@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._decomp import register_decomposition
 
 from visionlab.ops.reference import boxes as box_formulas
-from visionlab.ops.reference import deform_conv2d
+from visionlab.ops.reference import deform_conv2d, deform_ps_roi_pool, deform_roi_pool
 
 
 def roi_align(
@@ -114,6 +114,8 @@ def soft_nms(
 FORMULAS: dict[str, Callable[..., Any]] = {
     "box_iou": box_formulas.box_iou,
     "deform_conv2d": deform_conv2d.deform_conv2d,
+    "deform_ps_roi_pool": deform_ps_roi_pool.formula,
+    "deform_roi_pool": deform_roi_pool.formula,
     "nms": nms,
     "nms_padded": nms_padded,
     "roi_align": roi_align,
