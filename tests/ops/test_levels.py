@@ -20,7 +20,7 @@ def answers() -> dict[str, list[torch.Tensor]]:
     """Every operator's answer and gradients, at the level in force."""
     result = {}
     for path in sorted(FOLDER.glob("test_*.py")):
-        if path.stem == Path(__file__).stem:
+        if "(Contract)" not in path.read_text() or path.stem == Path(__file__).stem:
             continue
         for name, contract in vars(importlib.import_module(path.stem)).items():
             if not (isinstance(contract, type) and issubclass(contract, Contract) and contract is not Contract):
