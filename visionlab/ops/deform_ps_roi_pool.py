@@ -73,7 +73,7 @@ def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     input, boxes, offset, mask = ctx.saved_tensors
     input_grad, _, offset_wanted, mask_wanted, *_ = ctx.needs_input_grad
-    of_input, of_offset, of_mask = _deform_ps_roi_pool_backward(
+    of_input, of_offset, of_mask = _differentiate(
         grad,
         input,
         boxes,
@@ -94,7 +94,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _pool = differentiable(_deform_ps_roi_pool, _setup, _backward)
-once_differentiable(_deform_ps_roi_pool_backward)
+_differentiate = once_differentiable(_deform_ps_roi_pool_backward)
 
 
 def deform_ps_roi_pool(
