@@ -1,0 +1,147 @@
+"""Position-sensitive RoIAlign: each bin samples a map of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visionlab.ops.checks import check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.reference import ps_roi_align as reference
+from visionlab.ops.reference.formats import memory_format
+from visionlab.ops.register import differentiable, operator
+
+_ps_roi_align = operator(
+    "ps_roi_align(Tensor input, Tensor boxes, SymInt pooled_height, SymInt pooled_width, float spatial_scale, "
+    "int sampling_ratio) -> Tensor",
+    reference.ps_roi_align,
+)
+_ps_roi_align_backward = operator(
+    "ps_roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt channels, SymInt height, SymInt width, "
+    "float spatial_scale, int sampling_ratio, bool channels_last, bool deterministic) -> Tensor",
+    reference.ps_roi_align_backward,
+)
+
+
+@torch.library.register_fake("visionlab::ps_roi_align")
+def _fake(
+    input: Tensor, boxes: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float, sampling_ratio: int
+) -> Tensor:
+    shape = (boxes.shape[0], input.shape[1] // (pooled_height * pooled_width), pooled_height, pooled_width)
+    return input.new_empty(shape).to(memory_format=memory_format(input))
+
+
+@torch.library.register_fake("visionlab::ps_roi_align_backward")
+def _fake_backward(
+    grad: Tensor,
+    boxes: Tensor,
+    batch: int,
+    channels: int,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    channels_last: bool,
+    deterministic: bool,
+) -> Tensor:
+    format = torch.channels_last if channels_last else torch.contiguous_format
+    return grad.new_empty((batch, channels, height, width)).to(memory_format=format)
+
+
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    input, boxes, _, _, *settings = inputs
+    ctx.save_for_backward(boxes)
+    ctx.shape = input.shape
+    ctx.settings = (*settings, memory_format(input) == torch.channels_last)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (boxes,) = ctx.saved_tensors
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return (_spread(grad, boxes, *ctx.shape, *ctx.settings, deterministic), *[None] * 5)
+
+
+def _setup_spread(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    grad, boxes, *_, spatial_scale, sampling_ratio, _, _ = inputs
+    ctx.save_for_backward(boxes)
+    ctx.settings = (grad.shape[2], grad.shape[3], spatial_scale, sampling_ratio)
+
+
+def _backward_spread(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (boxes,) = ctx.saved_tensors
+    return (_pool(grad, boxes, *ctx.settings), *[None] * 9)  # the pooling is linear in its input
+
+
+_pool = differentiable(_ps_roi_align, _setup, _backward)
+_spread = differentiable(_ps_roi_align_backward, _setup_spread, _backward_spread)
+
+
+def ps_roi_align(
+    input: Tensor,
+    boxes: Tensor | Sequence[Tensor],
+    output_size: int | Sequence[int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+) -> Tensor:
+    """Pool each box to ``output_size`` bins, bin (i, j) of class c from channel ``(c * height + i) * width + j``.
+
+    Li et al. 2017, Light-Head R-CNN, arXiv:1711.07264. A bin is the mean of samples, linearly interpolated between
+    pixel centers at half-integers; one that takes no sample is 0. There is a gradient for ``input``, none for
+    ``boxes``. Half precision is computed in float32. On CUDA, a box that is not finite, names no image or must be
+    clipped gives NaN and no gradient.
+
+    Args:
+        input: ``(N, classes * height * width, H, W)`` floating point; the answer has its dtype and memory format.
+        boxes: ``(K, 5)`` with rows ``image index, x1, y1, x2, y2``, or for each image ``(L, 4)`` ``x1, y1, x2, y2``; of
+            the dtype of ``input`` (under autocast, any), finite, image indices in ``[0, N)``.
+        output_size: bins ``(height, width)``, or one number for both.
+        spatial_scale: pixels of the map per pixel of the box's coordinates.
+        sampling_ratio: samples along each side of a bin; 0 or less takes one per pixel of the map that the bin covers.
+
+    Returns:
+        ``(K, classes, height, width)``.
+
+    Raises:
+        ValueError: if shapes, dtypes, devices or sizes do not fit.
+        RuntimeError: on CPU, if a box is not finite, names no image, or is so large that it must be clipped.
+    """
+    height, width = pair("ps_roi_align", "output_size", output_size)
+    check_shape("ps_roi_align", "input", input, "N", "C", "H", "W")
+    boxes = with_image_index("ps_roi_align", boxes, input)
+    if input.shape[1] % (height * width):
+        raise ValueError(
+            f"ps_roi_align: input must have a multiple of {height} * {width} channels, got shape {tuple(input.shape)}"
+        )
+    if 0 in input.shape[2:] and boxes.shape[0]:
+        raise ValueError(f"ps_roi_align: input must have pixels to pool from, got shape {tuple(input.shape)}")
+    values = widen(input)
+    boxes = geometry(boxes.detach(), values)
+    return _pool(values, boxes, height, width, spatial_scale, sampling_ratio).to(input.dtype)
+
+
+class PSRoIAlign(nn.Module):
+    """Pool boxes of position-sensitive maps to a fixed size, see :func:`ps_roi_align`.
+
+    Args:
+        output_size: bins ``(height, width)``, or one number for both.
+        spatial_scale: pixels of the map per pixel of the box's coordinates.
+        sampling_ratio: samples along each side of a bin; 0 or less takes one per pixel of the map that the bin covers.
+    """
+
+    def __init__(self, output_size: int | Sequence[int], spatial_scale: float, sampling_ratio: int) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale = spatial_scale
+        self.sampling_ratio = sampling_ratio
+
+    def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
+        """Return the ``(K, classes, height, width)`` pooled boxes of ``input``."""
+        return ps_roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio)
+
+    def extra_repr(self) -> str:
+        """Return the settings, as ``print`` shows them."""
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, sampling_ratio={self.sampling_ratio}"
+        )
