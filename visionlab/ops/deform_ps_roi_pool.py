@@ -165,9 +165,9 @@ def deform_ps_roi_pool(
         )
     if offset is not None:
         check_shape(op, "offset", offset, boxes.shape[0], "2 * classes", *parts)
-        classes, rest = divmod(offset.shape[1], 2)
+        classes = offset.shape[1] // 2
         outputs = channels // (groups[0] * groups[1])
-        if rest or not classes or outputs % classes:
+        if offset.shape[1] % 2 or not classes or outputs % classes:
             raise ValueError(
                 f"{op}: offset must have 2 * classes channels, classes a divisor of the {outputs} output channels, "
                 f"got {offset.shape[1]}"
