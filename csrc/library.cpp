@@ -45,6 +45,24 @@ STABLE_TORCH_LIBRARY(visionlab, m) {
     m.def(
         "roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt channels, SymInt height, SymInt width, "
         "float spatial_scale, int sampling_ratio, bool aligned, bool channels_last, bool deterministic) -> Tensor");
+    m.def(
+        "roi_pool(Tensor input, Tensor boxes, SymInt pooled_height, SymInt pooled_width, float spatial_scale, "
+        "bool with_argmax) -> (Tensor, Tensor)");
+    m.def(
+        "roi_pool_backward(Tensor grad, Tensor argmax, Tensor boxes, SymInt batch, SymInt channels, SymInt height, "
+        "SymInt width, float spatial_scale, bool channels_last, bool deterministic) -> Tensor");
+    m.def(
+        "ps_roi_align(Tensor input, Tensor boxes, SymInt pooled_height, SymInt pooled_width, float spatial_scale, "
+        "int sampling_ratio) -> Tensor");
+    m.def(
+        "ps_roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt channels, SymInt height, SymInt width, "
+        "float spatial_scale, int sampling_ratio, bool channels_last, bool deterministic) -> Tensor");
+    m.def(
+        "ps_roi_pool(Tensor input, Tensor boxes, SymInt pooled_height, SymInt pooled_width, float spatial_scale) -> "
+        "Tensor");
+    m.def(
+        "ps_roi_pool_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt channels, SymInt height, SymInt width, "
+        "float spatial_scale, bool channels_last, bool deterministic) -> Tensor");
     m.def("simd_level() -> str");
     m.def("cuda_build() -> str");
 }

@@ -13,7 +13,10 @@ from visionlab.ops.deform_ps_roi_pool import DeformPSRoIPool, deform_ps_roi_pool
 from visionlab.ops.deform_roi_pool import DeformRoIPool, deform_roi_pool
 from visionlab.ops.deform_roi_pool_pack import DeformPSRoIPoolPack, DeformRoIPoolPack
 from visionlab.ops.nms import batched_nms, nms, nms_padded
+from visionlab.ops.ps_roi_align import PSRoIAlign, ps_roi_align
+from visionlab.ops.ps_roi_pool import PSRoIPool, ps_roi_pool
 from visionlab.ops.roi_align import RoIAlign, roi_align
+from visionlab.ops.roi_pool import RoIPool, roi_pool
 from visionlab.ops.soft_nms import soft_nms
 
 __all__ = [
@@ -23,7 +26,10 @@ __all__ = [
     "DeformPSRoIPoolPack",
     "DeformRoIPool",
     "DeformRoIPoolPack",
+    "PSRoIAlign",
+    "PSRoIPool",
     "RoIAlign",
+    "RoIPool",
     "batched_nms",
     "box_area",
     "box_iou",
@@ -33,8 +39,11 @@ __all__ = [
     "deform_roi_pool",
     "nms",
     "nms_padded",
+    "ps_roi_align",
+    "ps_roi_pool",
     "remove_small_boxes",
     "roi_align",
+    "roi_pool",
     "soft_nms",
 ]
 
