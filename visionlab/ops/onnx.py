@@ -14,7 +14,14 @@ from torch import Tensor
 from torch._decomp import register_decomposition
 
 from visionlab.ops.reference import boxes as box_formulas
-from visionlab.ops.reference import deform_conv2d, deform_ps_roi_pool, deform_roi_pool
+from visionlab.ops.reference import (
+    deform_conv2d,
+    deform_ps_roi_pool,
+    deform_roi_pool,
+    ps_roi_align,
+    ps_roi_pool,
+    roi_pool,
+)
 
 
 def roi_align(
@@ -118,7 +125,10 @@ FORMULAS: dict[str, Callable[..., Any]] = {
     "deform_roi_pool": deform_roi_pool.formula,
     "nms": nms,
     "nms_padded": nms_padded,
+    "ps_roi_align": ps_roi_align.formula,
+    "ps_roi_pool": ps_roi_pool.formula,
     "roi_align": roi_align,
+    "roi_pool": roi_pool.formula,
     "soft_nms": soft_nms,
 }
 

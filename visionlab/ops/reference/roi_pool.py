@@ -21,11 +21,11 @@ def roi_pool(
     format = memory_format(input)
     if not with_argmax:
         return output.to(memory_format=format), input.new_empty(0, dtype=torch.int32)
-    return output.to(memory_format=format), argmax.int().to(memory_format=format)
+    return output.to(memory_format=format), argmax.to(memory_format=format)
 
 
 def formula(
-    input: Tensor, boxes: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float
+    input: Tensor, boxes: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float, with_argmax: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Return the maximum of each bin and where it lies: over the columns of each row, then over the rows."""
     _, _, height, width = input.shape
@@ -49,7 +49,8 @@ def formula(
     output, argmax = torch.stack(outputs, -2), torch.stack(cells, -2)
     argmax = torch.where(output > lowest, argmax, -1)
     empty = ~(rows.any(-1)[:, None, :, None] & columns.any(-1)[:, None, None, :])
-    return torch.where(empty, torch.zeros_like(output), output), torch.where(empty, -1, argmax)
+    output = torch.where(empty, torch.zeros_like(output), output)
+    return output, torch.where(empty, -1, argmax).int() if with_argmax else input.new_empty(0, dtype=torch.int32)
 
 
 def _first(best: Tensor, values: Tensor, inside: Tensor, where: Tensor, size: int, dim: int = -1) -> Tensor:
