@@ -22,7 +22,7 @@ def many(op: str, cases: int = 50) -> list[str]:
 def test_operator_returns_or_refuses(op: str):
     answers = many(op, 300)
     assert answers.count("returned") > 150
-    assert answers.count("refused") > 10
+    assert answers.count("refused") > 0
 
 
 def test_every_operator_has_cases():
