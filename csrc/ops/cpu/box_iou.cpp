@@ -62,7 +62,7 @@ VISIONLAB_INLINE void tile_body(Tile<T>* const& tile, const Columns<T>& others, 
                                 int64_t const& count) {
     const Tile<T> from = *tile;
     T sums[5][lanes];
-    std::copy(&from.sums[0][0], &from.sums[5][0], &sums[0][0]);
+    std::copy_n(&from.sums[0][0], 5 * lanes, &sums[0][0]);
     for (int64_t k = 0; k < count; ++k) {
         const Box<T> other = others.box(first + k);
         for (int64_t lane = 0; lane < lanes; ++lane) {
@@ -74,7 +74,7 @@ VISIONLAB_INLINE void tile_body(Tile<T>* const& tile, const Columns<T>& others, 
             sums[4][lane] = sum.area;
         }
     }
-    std::copy(&sums[0][0], &sums[5][0], &tile->sums[0][0]);
+    std::copy_n(&sums[0][0], 5 * lanes, &tile->sums[0][0]);
 }
 
 VISIONLAB_SIMD_LEVELS(add_tile, tile_body)
