@@ -34,6 +34,13 @@ STABLE_TORCH_LIBRARY(visionlab, m) {
         "deform_roi_pool_backward(Tensor grad, Tensor input, Tensor boxes, Tensor offset, Tensor? mask, "
         "float spatial_scale, int sampling_ratio, float gamma, bool input_grad, bool offset_grad, bool deterministic) "
         "-> (Tensor, Tensor, Tensor)");
+    m.def(
+        "multi_scale_roi_align(Tensor[] features, Tensor boxes, Tensor levels, SymInt pooled_height, "
+        "SymInt pooled_width, float[] scales, int sampling_ratio, bool aligned) -> Tensor");
+    m.def(
+        "multi_scale_roi_align_backward(Tensor grad, Tensor boxes, Tensor levels, SymInt batch, SymInt channels, "
+        "SymInt[] heights, SymInt[] widths, float[] scales, int sampling_ratio, bool aligned, bool channels_last, "
+        "bool deterministic) -> Tensor[]");
     m.def("nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) -> Tensor");
     m.def("nms_padded(Tensor boxes, Tensor scores, float iou_threshold, SymInt max_output) -> (Tensor, Tensor)");
     m.def(

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from contract import Contract, randn
 from torch import Tensor
 
 from visionlab.ops import RoIAlign, roi_align
@@ -77,6 +78,19 @@ def make_input(channels: int = 3, dtype=torch.float32, channels_last: bool = Fal
     return input.contiguous(memory_format=torch.channels_last) if channels_last else input
 
 
+class TestRoIAlign(Contract):
+    def tensors(self, dtype: torch.dtype = torch.float32, channels_last: bool = False, count: int = 4) -> tuple:
+        return randn((2, 3, 5, 6), 0, dtype, channels_last), make_boxes(count, size=5, dtype=dtype)
+
+    def call(self, *tensors: Tensor) -> Tensor:
+        return roi_align(*tensors, (2, 3), 0.9, 2, True)
+
+
+class TestAdaptiveRoIAlign(TestRoIAlign):
+    def call(self, *tensors: Tensor) -> Tensor:
+        return roi_align(*tensors, (2, 3), 1.7, -1, False)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -129,51 +143,6 @@ def test_equals_plain_pytorch(settings, channels_last: bool):
     torch.testing.assert_close(
         reference.roi_align_backward(*arguments), torch.ops.visionlab.roi_align_backward(*arguments), rtol=0, atol=1e-11
     )
-
-
-@pytest.mark.parametrize("settings", [(1.0, 2, True), (0.7, -1, False)])
-def test_gradcheck(settings):
-    input = make_input(2, torch.float64, size=(5, 6)).requires_grad_()
-    boxes = make_boxes(5, size=5, dtype=torch.float64)
-    function = lambda input: roi_align(input, boxes, (2, 3), *settings)  # noqa: E731
-    torch.autograd.gradcheck(function, input)
-    torch.autograd.gradgradcheck(function, input)
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("needs_grad", [False, True])
-def test_opcheck(channels_last: bool, needs_grad: bool):
-    input = make_input(channels_last=channels_last).requires_grad_(needs_grad)
-    boxes = make_boxes(4)
-    torch.library.opcheck(torch.ops.visionlab.roi_align.default, (input, boxes, 2, 3, 0.5, -1, True))
-    grad = torch.randn(4, 3, 2, 3).requires_grad_(needs_grad)
-    arguments = (grad, boxes, *input.shape, 0.5, -1, True, channels_last, False)
-    torch.library.opcheck(torch.ops.visionlab.roi_align_backward.default, arguments)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(dtype: torch.dtype):
-    input, boxes = make_input(dtype=dtype), make_boxes(6, dtype=dtype)
-    output = roi_align(input, boxes, 3, 0.5, 2, True)
-    assert output.dtype == dtype
-    assert output.equal(roi_align(input.float(), boxes.float(), 3, 0.5, 2, True).to(dtype))
-
-
-def test_autocast_takes_mixed_dtypes_and_keeps_that_of_the_input():
-    input, boxes = make_input(dtype=torch.bfloat16), make_boxes(6)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = roi_align(input, boxes, 3)
-        assert roi_align(input.float(), boxes, 3).dtype == torch.float32
-    assert output.equal(roi_align(input.float(), boxes, 3).bfloat16())
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_answers_in_the_memory_format_of_the_input(channels_last: bool):
-    input = make_input(8, channels_last=channels_last).requires_grad_()
-    output = roi_align(input, make_boxes(3), 2)
-    output.sum().backward()
-    for tensor in (output, input.grad):
-        assert tensor.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
 def test_strides_do_not_matter():
@@ -265,26 +234,3 @@ def test_huge_boxes_with_fixed_samples_are_zero_outside():
 def test_messages(input, boxes, size, message: str):
     with pytest.raises(ValueError, match=f"roi_align: .*{message}"):
         roi_align(input, boxes, size)
-
-
-def test_compiles_in_one_graph():
-    input, boxes = make_input().requires_grad_(), make_boxes(5)
-
-    def loss(input: Tensor, boxes: Tensor) -> Tensor:
-        return roi_align(input, boxes, 3, 0.5, 2, True).square().sum()
-
-    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
-    for count in (5, 7):
-        boxes = make_boxes(count, seed=count)
-        gradients = [torch.autograd.grad(function(input, boxes), input)[0] for function in (compiled, loss)]
-        torch.testing.assert_close(*gradients)
-
-
-def test_exports_with_any_number_of_boxes():
-    class Pool(torch.nn.Module):
-        def forward(self, input: Tensor, boxes: Tensor) -> Tensor:
-            return roi_align(input, boxes, 2)
-
-    shapes = {"input": None, "boxes": {0: torch.export.Dim("count")}}
-    exported = torch.export.export(Pool(), (make_input(), make_boxes(4)), dynamic_shapes=shapes).module()
-    assert exported(make_input(), make_boxes(9)).equal(roi_align(make_input(), make_boxes(9), 2))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor
 
-from visionlab.ops import roi_align
-from visionlab.ops.boxes import box_area
+from visionlab.ops import multi_scale_roi_align
+from visionlab.ops.multi_scale_roi_align import assign_levels as assign_levels_by_scale
+
+CANONICAL_LEVEL = 4  # of stride 16
 
 
 def assign_levels(boxes: Tensor, strides: list[int], canonical_size: float) -> Tensor:
@@ -21,13 +20,8 @@ def assign_levels(boxes: Tensor, strides: list[int], canonical_size: float) -> T
 
     Returns:
         ``(K,)`` int64 in ``[0, len(strides))``.
-
-    Source: Lin et al., Feature Pyramid Networks, 2016, arXiv:1612.03144, eq. 1.
     """
-    octaves = torch.log2(box_area(boxes).sqrt() / canonical_size)
-    # The small term keeps a box of exactly the canonical size on its level whatever the rounding.
-    level = torch.floor(math.log2(16 / strides[0]) + octaves + 1e-6)
-    return level.nan_to_num(0).clamp(min=0, max=len(strides) - 1).to(torch.int64)
+    return assign_levels_by_scale(boxes, [1 / stride for stride in strides], canonical_size, CANONICAL_LEVEL)
 
 
 def pool_rois(
@@ -54,14 +48,7 @@ def pool_rois(
     Returns:
         ``(K, C, output_size, output_size)``.
     """
-
-    def pool(level: int, level_rois: Tensor) -> Tensor:
-        return roi_align(features[level], level_rois, output_size, 1 / strides[level], sampling_ratio, aligned)
-
-    if len(strides) == 1:
-        return pool(0, rois)
-    levels = assign_levels(rois[:, 1:], strides, canonical_size)
-    order = levels.argsort(stable=True)
-    counts = torch.bincount(levels, minlength=len(strides)).tolist()
-    pooled = torch.cat([pool(level, part) for level, part in enumerate(rois[order].split(counts))])
-    return pooled[order.argsort()]
+    scales = [1 / stride for stride in strides]
+    return multi_scale_roi_align(
+        features, rois, output_size, scales, sampling_ratio, aligned, canonical_size, CANONICAL_LEVEL
+    )

@@ -12,6 +12,7 @@ from visionlab.ops.deform_modules import DeformConv2dPack
 from visionlab.ops.deform_ps_roi_pool import DeformPSRoIPool, deform_ps_roi_pool
 from visionlab.ops.deform_roi_pool import DeformRoIPool, deform_roi_pool
 from visionlab.ops.deform_roi_pool_pack import DeformPSRoIPoolPack, DeformRoIPoolPack
+from visionlab.ops.multi_scale_roi_align import MultiScaleRoIAlign, multi_scale_roi_align
 from visionlab.ops.nms import batched_nms, nms, nms_padded
 from visionlab.ops.ps_roi_align import PSRoIAlign, ps_roi_align
 from visionlab.ops.ps_roi_pool import PSRoIPool, ps_roi_pool
@@ -26,6 +27,7 @@ __all__ = [
     "DeformPSRoIPoolPack",
     "DeformRoIPool",
     "DeformRoIPoolPack",
+    "MultiScaleRoIAlign",
     "PSRoIAlign",
     "PSRoIPool",
     "RoIAlign",
@@ -37,6 +39,7 @@ __all__ = [
     "deform_conv2d",
     "deform_ps_roi_pool",
     "deform_roi_pool",
+    "multi_scale_roi_align",
     "nms",
     "nms_padded",
     "ps_roi_align",

@@ -52,6 +52,24 @@ def roi_align(
     )
 
 
+def multi_scale_roi_align(
+    features: list[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    pooled_height: int,
+    pooled_width: int,
+    scales: list[float],
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Return, of ONNX's RoiAlign of every level, the rows that belong to it."""
+    output: Any = None
+    for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
+        pooled = roi_align(feature, boxes, pooled_height, pooled_width, scale, sampling_ratio, aligned)
+        output = pooled if output is None else torch.where((levels == level)[:, None, None, None], pooled, output)
+    return output
+
+
 def _survivors(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> tuple[Tensor, Tensor]:
     """Return the boxes in order of score, and for each in that order whether ONNX's NonMaxSuppression keeps it."""
     boxes = boxes.float()
@@ -123,6 +141,7 @@ FORMULAS: dict[str, Callable[..., Any]] = {
     "deform_conv2d": deform_conv2d.deform_conv2d,
     "deform_ps_roi_pool": deform_ps_roi_pool.formula,
     "deform_roi_pool": deform_roi_pool.formula,
+    "multi_scale_roi_align": multi_scale_roi_align,
     "nms": nms,
     "nms_padded": nms_padded,
     "ps_roi_align": ps_roi_align.formula,

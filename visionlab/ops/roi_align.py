@@ -96,7 +96,8 @@ def roi_align(
     """Pool each box to ``output_size`` bins: a bin is the mean of samples linearly interpolated between pixels.
 
     He, Gkioxari, Dollár and Girshick 2017, Mask R-CNN, arXiv:1703.06870. There is a gradient for ``input``, none for
-    ``boxes``. Half precision is computed in float32.
+    ``boxes``. Half precision is computed in float32. On CUDA a box that is not finite, names no image or is so large
+    that it must be clipped gives NaN and no gradient.
 
     Args:
         input: ``(N, C, H, W)`` floating point; the answer has its dtype and memory format.
@@ -112,7 +113,7 @@ def roi_align(
 
     Raises:
         ValueError: if shapes, dtypes, devices or sizes do not fit.
-        RuntimeError: if a box is not finite, names no image, or is so large that it must be clipped.
+        RuntimeError: if, on the CPU, a box is not finite, names no image, or is so large that it must be clipped.
     """
     height, width = pair("roi_align", "output_size", output_size)
     check_shape("roi_align", "input", input, "N", "C", "H", "W")
