@@ -230,7 +230,7 @@ def multi_scale_roi_align(
             f"{op}: features must be 1 to {MOST_LEVELS} maps, and scales as many numbers, got {len(features)} and "
             f"{len(scales)}"
         )
-    if not all(0 < scale < math.inf for scale in scales) or scales != sorted(scales, reverse=True):
+    if not all(math.inf > above >= scale > 0 for above, scale in zip([scales[0], *scales], scales, strict=False)):
         raise ValueError(f"{op}: scales must be positive and fall from map to map, got {scales}")
     for i, feature in enumerate(features):
         check_floating(op, **{"features[0]": features[0], f"features[{i}]": feature})
