@@ -71,7 +71,7 @@ def formula(
 
 def _sides(boxes: Tensor, spatial_scale: float, bins: tuple[int, int], sampling_ratio: int) -> list[tuple[Tensor, ...]]:
     """Return start, bin size and samples of each box along y and along x, each ``(K, 1, 1, 1)``."""
-    result = []
+    result: list[tuple[Tensor, ...]] = []
     for first, count in ((2, bins[0]), (1, bins[1])):
         start = boxes[:, first].reshape(-1, 1, 1, 1) * spatial_scale - 0.5
         size = (boxes[:, first + 2].reshape(-1, 1, 1, 1) * spatial_scale - 0.5 - start) / count
