@@ -45,7 +45,7 @@ void for_each_block(int64_t batch, int64_t channels, int64_t most, const Functio
 // Writes the (rows, columns) matrix at `from` as (columns, rows) to `to`; neighboring lines are a stride apart.
 template <class T>
 void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
-    constexpr int64_t tile = 32;
+    constexpr int64_t tile = 128;  // long enough runs of a row that the next values are fetched ahead
     constexpr int64_t lanes = 4;
     for (int64_t column = 0; column < columns; column += tile) {
         const int64_t last = std::min(column + tile, columns);
