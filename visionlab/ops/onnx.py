@@ -34,7 +34,7 @@ def roi_align(
     aligned: bool,
 ) -> Tensor:
     """Return ONNX's RoiAlign of opset 16."""
-    attributes = {
+    attributes: dict[str, Any] = {
         "mode": "avg",
         "output_height": pooled_height,
         "output_width": pooled_width,
