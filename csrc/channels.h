@@ -42,26 +42,126 @@ void for_each_block(int64_t batch, int64_t channels, int64_t most, const Functio
     });
 }
 
+// Two vectors become their lanes in the order of the indices; those of the second follow those of the first.
+#if defined(__clang__)
+#define VISIONLAB_SHUFFLE(INDEX, A, B, ...) __builtin_shufflevector(A, B, __VA_ARGS__)
+#else
+#define VISIONLAB_SHUFFLE(INDEX, A, B, ...) __builtin_shuffle(A, B, INDEX{__VA_ARGS__})
+#endif
+
+// Pairs of rows in steps of a transpose: values, then pairs of values, then halves of 32 bytes change places.
+template <int Bytes>
+struct RowPairs;
+
+template <>
+struct RowPairs<16> {
+    typedef float Singles __attribute__((vector_size(16)));
+    typedef double Pairs __attribute__((vector_size(16)));
+    typedef int32_t SingleIndex __attribute__((vector_size(16)));
+    typedef int64_t PairIndex __attribute__((vector_size(16)));
+
+    static VISIONLAB_INLINE void zip_singles(Pairs& first, Pairs& second) {
+        const Singles a = (Singles)first, b = (Singles)second;
+        first = (Pairs)VISIONLAB_SHUFFLE(SingleIndex, a, b, 0, 4, 1, 5);
+        second = (Pairs)VISIONLAB_SHUFFLE(SingleIndex, a, b, 2, 6, 3, 7);
+    }
+    static VISIONLAB_INLINE void zip_pairs(Pairs& first, Pairs& second) {
+        const Pairs a = first, b = second;
+        first = VISIONLAB_SHUFFLE(PairIndex, a, b, 0, 2);
+        second = VISIONLAB_SHUFFLE(PairIndex, a, b, 1, 3);
+    }
+    static VISIONLAB_INLINE void zip_halves(Pairs&, Pairs&) {}
+};
+
+template <>
+struct RowPairs<32> {
+    typedef float Singles __attribute__((vector_size(32)));
+    typedef double Pairs __attribute__((vector_size(32)));
+    typedef int32_t SingleIndex __attribute__((vector_size(32)));
+    typedef int64_t PairIndex __attribute__((vector_size(32)));
+
+    static VISIONLAB_INLINE void zip_singles(Pairs& first, Pairs& second) {
+        const Singles a = (Singles)first, b = (Singles)second;
+        first = (Pairs)VISIONLAB_SHUFFLE(SingleIndex, a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+        second = (Pairs)VISIONLAB_SHUFFLE(SingleIndex, a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    static VISIONLAB_INLINE void zip_pairs(Pairs& first, Pairs& second) {
+        const Pairs a = first, b = second;
+        first = VISIONLAB_SHUFFLE(PairIndex, a, b, 0, 4, 2, 6);
+        second = VISIONLAB_SHUFFLE(PairIndex, a, b, 1, 5, 3, 7);
+    }
+    static VISIONLAB_INLINE void zip_halves(Pairs& first, Pairs& second) {
+        const Pairs a = first, b = second;
+        first = VISIONLAB_SHUFFLE(PairIndex, a, b, 0, 1, 4, 5);
+        second = VISIONLAB_SHUFFLE(PairIndex, a, b, 2, 3, 6, 7);
+    }
+};
+
+#undef VISIONLAB_SHUFFLE
+
+// Transposes a square of as many rows as a vector has lanes.
+template <int Bytes, class T>
+VISIONLAB_INLINE void transpose_square(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+    using R = RowPairs<Bytes>;
+    constexpr int lanes = Bytes / sizeof(T);
+    typename R::Pairs rows[lanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < lanes; ++i) std::memcpy(&rows[i], from + i * from_stride, Bytes);
+    if constexpr (sizeof(T) == 4) {
+#pragma GCC unroll 8
+        for (int i = 0; i < lanes; i += 2) R::zip_singles(rows[i], rows[i + 1]);
+#pragma GCC unroll 8
+        for (int i = 0; i < lanes; i += 4) {
+            R::zip_pairs(rows[i], rows[i + 2]);
+            R::zip_pairs(rows[i + 1], rows[i + 3]);
+            const typename R::Pairs second = rows[i + 2];
+            rows[i + 2] = rows[i + 1];
+            rows[i + 1] = second;
+        }
+    } else {
+#pragma GCC unroll 8
+        for (int i = 0; i < lanes; i += 2) R::zip_pairs(rows[i], rows[i + 1]);
+    }
+    if constexpr (Bytes == 32) {
+#pragma GCC unroll 8
+        for (int i = 0; i < lanes / 2; ++i) R::zip_halves(rows[i], rows[i + lanes / 2]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < lanes; ++i) std::memcpy(to + i * to_stride, &rows[i], Bytes);
+}
+
+template <int Bytes, class T>
+VISIONLAB_INLINE void transpose_body(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to,
+                                     int64_t to_stride) {
+    constexpr int bytes = Bytes > 32 ? 32 : Bytes;
+    constexpr int64_t lanes = bytes / sizeof(T), block = 32;
+    if (rows < lanes || columns < lanes) {
+        for (int64_t column = 0; column < columns; ++column) {
+            for (int64_t row = 0; row < rows; ++row) to[column * to_stride + row] = from[row * from_stride + column];
+        }
+        return;
+    }
+    for (int64_t first = 0; first < columns; first += block) {
+        const int64_t last = std::min(first + block, columns);
+        // The last square of a row or column begins before its place rather than end outside the matrix.
+        for (int64_t r = 0; r < rows; r += lanes) {
+            const int64_t row = std::min(r, rows - lanes);
+            for (int64_t c = first; c < last; c += lanes) {
+                const int64_t column = std::min(c, columns - lanes);
+                transpose_square<bytes>(from + row * from_stride + column, from_stride, to + column * to_stride + row,
+                                        to_stride);
+            }
+        }
+    }
+}
+
+VISIONLAB_SIMD_LEVELS(transpose_at_level, transpose_body)
+
 // Writes the (rows, columns) matrix at `from` as (columns, rows) to `to`; neighboring lines are a stride apart.
 template <class T>
 void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
-    constexpr int64_t tile = 128;  // long enough runs of a row that the next values are fetched ahead
-    constexpr int64_t lanes = 4;
-    for (int64_t column = 0; column < columns; column += tile) {
-        const int64_t last = std::min(column + tile, columns);
-        int64_t row = 0;
-        for (; row + lanes <= rows; row += lanes) {
-            const T* line = from + row * from_stride;
-            for (int64_t i = column; i < last; ++i) {
-                const T together[lanes] = {line[i], line[from_stride + i], line[2 * from_stride + i],
-                                           line[3 * from_stride + i]};
-                std::memcpy(to + i * to_stride + row, together, sizeof together);
-            }
-        }
-        for (; row < rows; ++row) {
-            for (int64_t i = column; i < last; ++i) to[i * to_stride + row] = from[row * from_stride + i];
-        }
-    }
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+    transpose_at_level(from, from_stride, rows, columns, to, to_stride);
 }
 
 }  // namespace visionlab

@@ -44,13 +44,27 @@ class Lines {
     T* data_;
 };
 
+// Copies `channels` values of each pixel. The usual number is known to the compiler, which then moves whole vectors.
+template <class T>
+void copy_pixels(const T* from, int64_t from_stride, int64_t channels, int64_t pixels, T* to, int64_t to_stride) {
+    if (channels == line_channels<T>) {
+        for (int64_t i = 0; i < pixels; ++i) {
+            std::memcpy(to + i * to_stride, from + i * from_stride, line_channels<T> * sizeof(T));
+        }
+    } else {
+        for (int64_t i = 0; i < pixels; ++i) {
+            std::memcpy(to + i * to_stride, from + i * from_stride, channels * sizeof(T));
+        }
+    }
+}
+
 // Copies `channels` channels of `pixels` pixels to lines; what is left of each line becomes 0.
 template <class T>
 void pack(const T* from, bool channels_last, int64_t stride, int64_t channels, int64_t pixels, T* lines) {
     constexpr int64_t width = line_channels<T>;
     if (channels < width) std::fill_n(lines, pixels * width, T(0));
     if (!channels_last) return transpose(from, stride, channels, pixels, lines, width);
-    for (int64_t i = 0; i < pixels; ++i) std::memcpy(lines + i * width, from + i * stride, channels * sizeof(T));
+    copy_pixels(from, stride, channels, pixels, lines, width);
 }
 
 // The way back, from lines of `width` values.
@@ -58,7 +72,7 @@ template <class T>
 void unpack(const T* lines, int64_t width, bool channels_last, int64_t stride, int64_t channels, int64_t pixels,
             T* to) {
     if (!channels_last) return transpose(lines, width, pixels, channels, to, stride);
-    for (int64_t i = 0; i < pixels; ++i) std::memcpy(to + i * stride, lines + i * width, channels * sizeof(T));
+    copy_pixels(lines, width, channels, pixels, to, stride);
 }
 
 }  // namespace visionlab
