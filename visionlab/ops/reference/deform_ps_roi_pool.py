@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from visionlab.ops.reference import shifted_bins
+from visionlab.ops.reference.rois import check_boxes
 from visionlab.ops.reference.shifted_bins import Bins, Side
 
 
@@ -23,7 +24,7 @@ def deform_ps_roi_pool(
     gamma: float,
 ) -> Tensor:
     """Pool each bin, on its own channels, where its offset has moved it to."""
-    shifted_bins.check_boxes("deform_ps_roi_pool", boxes, input.shape[0])
+    check_boxes("deform_ps_roi_pool", boxes, input.shape[0])
     settings = (spatial_scale, group_height, group_width, sample_per_part, gamma)
     return formula(input, boxes, offset, mask, pooled_height, pooled_width, *settings)
 
@@ -44,7 +45,7 @@ def deform_ps_roi_pool_backward(
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset and mask; one that is not wanted is empty."""
-    shifted_bins.check_boxes("deform_ps_roi_pool", boxes, input.shape[0])
+    check_boxes("deform_ps_roi_pool", boxes, input.shape[0])
     settings = (spatial_scale, group_height, group_width, sample_per_part, gamma)
     bins = _bins(input, boxes, offset, grad.shape[2], grad.shape[3], *settings)
     empty = input.new_empty(0)

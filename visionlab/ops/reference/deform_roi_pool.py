@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from visionlab.ops.reference import shifted_bins
+from visionlab.ops.reference.rois import check_boxes
 from visionlab.ops.reference.shifted_bins import Bins, Side
 
 _MOST_SAMPLES = 1 << 16
@@ -84,7 +85,7 @@ def _most_samples(
     input: Tensor, boxes: Tensor, offset: Tensor, spatial_scale: float, sampling_ratio: int
 ) -> tuple[int, int]:
     """Refuse boxes that cannot be pooled; return the largest number of samples along y and along x."""
-    shifted_bins.check_boxes("deform_roi_pool", boxes, input.shape[0])
+    check_boxes("deform_roi_pool", boxes, input.shape[0])
     sides = _sides(boxes, spatial_scale, (offset.shape[2], offset.shape[3]), sampling_ratio)
     for _, _, samples in sides:
         if (samples > _MOST_SAMPLES).any():

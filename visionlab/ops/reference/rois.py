@@ -18,7 +18,7 @@ def check_boxes(op: str, boxes: Tensor, batch: int) -> None:
     if len(outside):
         box = int(outside[0])
         raise RuntimeError(
-            f"{op}: the image index of a box must be in [0, {batch}), got {boxes[box, 0].item()} in box {box}"
+            f"{op}: the image index of a box must be in [0, {batch}), got {float(boxes[box, 0]):g} in box {box}"
         )
 
 

@@ -150,16 +150,3 @@ def offset_gradient(along_x: Tensor, along_y: Tensor, shape: tuple[int, ...]) ->
     of_class = torch.stack([along_x, along_y], 2).reshape(count, planes // 2, -1, 2, height * width).sum(2)
     output = of_class.new_zeros((count, planes // 2, 2, part_height * part_width))
     return output.index_add_(3, parts, of_class).reshape(shape)
-
-
-def check_boxes(op: str, boxes: Tensor, batch: int) -> None:
-    """Refuse boxes that are not finite or name no image."""
-    if not boxes.isfinite().all():
-        box = int((~boxes.isfinite()).any(1).nonzero()[0])
-        raise RuntimeError(f"{op}: boxes must be finite, got {boxes[box].tolist()} in box {box}")
-    outside = ((boxes[:, 0] < 0) | (boxes[:, 0] >= batch)).nonzero()
-    if len(outside):
-        box = int(outside[0])
-        raise RuntimeError(
-            f"{op}: the image index of a box must be in [0, {batch}), got {float(boxes[box, 0]):g} in box {box}"
-        )
