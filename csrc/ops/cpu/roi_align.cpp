@@ -18,14 +18,13 @@ struct Pixels {
     int64_t row, pixel;
 };
 
-// Calls function(pixel, weight) for each cell that bin (i, j) reads.
+// Calls function(pixel, weight) for each cell that a bin reads.
 template <class T, class Value, class Function>
-VISIONLAB_INLINE void for_each_tap(const Pixels<Value>& map, const RoI<T>& roi, int64_t i, int64_t j, int64_t channel,
+VISIONLAB_INLINE void for_each_tap(const Pixels<Value>& map, const Bin<T>& bin, int64_t channel,
                                    const Function& function) {
-    const Tap<T>*first = roi.columns.begin(j), *last = roi.columns.end(j), *end = roi.rows.end(i);
-    for (const Tap<T>* row = roi.rows.begin(i); row < end; ++row) {
+    for (const Tap<T>* row = bin.row; row < bin.row_end; ++row) {
         Value* line = map.values + channel + row->cell * map.row;
-        for (const Tap<T>* tap = first; tap < last; ++tap) {
+        for (const Tap<T>* tap = bin.column; tap < bin.column_end; ++tap) {
             function(line + tap->cell * map.pixel, row->weight * tap->weight);
         }
     }
@@ -33,10 +32,9 @@ VISIONLAB_INLINE void for_each_tap(const Pixels<Value>& map, const RoI<T>& roi, 
 
 // Sums `Count` vectors of channels over the cells of one bin.
 template <class V, int Count, class T>
-VISIONLAB_INLINE void gather(const Pixels<const T>& map, const RoI<T>& roi, int64_t i, int64_t j, int64_t channel,
-                             T* out) {
+VISIONLAB_INLINE void gather(const Pixels<const T>& map, const Bin<T>& bin, int64_t channel, T* out) {
     typename V::type sums[Count] = {};
-    for_each_tap(map, roi, i, j, channel, [&](const T* pixel, T weight) __attribute__((always_inline)) {
+    for_each_tap(map, bin, channel, [&](const T* pixel, T weight) __attribute__((always_inline)) {
 #pragma GCC unroll 8
         for (int v = 0; v < Count; ++v) sums[v] += weight * V::load(pixel + v * V::lanes);
     });
@@ -46,12 +44,11 @@ VISIONLAB_INLINE void gather(const Pixels<const T>& map, const RoI<T>& roi, int6
 
 // The transpose of gather: adds the gradient of one bin, weighted, to its cells.
 template <class V, int Count, class T>
-VISIONLAB_INLINE void scatter(const Pixels<T>& map, const RoI<T>& roi, int64_t i, int64_t j, int64_t channel,
-                              const T* grad) {
+VISIONLAB_INLINE void scatter(const Pixels<T>& map, const Bin<T>& bin, int64_t channel, const T* grad) {
     typename V::type grads[Count];
 #pragma GCC unroll 8
     for (int v = 0; v < Count; ++v) grads[v] = V::load(grad + channel + v * V::lanes);
-    for_each_tap(map, roi, i, j, channel, [&](T* pixel, T weight) __attribute__((always_inline)) {
+    for_each_tap(map, bin, channel, [&](T* pixel, T weight) __attribute__((always_inline)) {
 #pragma GCC unroll 8
         for (int v = 0; v < Count; ++v) {
             V::store(pixel + v * V::lanes, V::load(pixel + v * V::lanes) + weight * grads[v]);
@@ -59,47 +56,44 @@ VISIONLAB_INLINE void scatter(const Pixels<T>& map, const RoI<T>& roi, int64_t i
     });
 }
 
-// Some bins of one map: order[from] up to order[to]. The channels of bin number b are at `pooled + b * stride`.
+// Some bins of one map. The channels of bin number b are at `pooled + (b - base) * stride`.
 template <class T>
 struct Bins {
-    const RoIs<T>& rois;
-    const RoIPooling& pooling;
-    int64_t from, to, channels, stride;
+    const Bin<T>*begin, *end;
+    int64_t channels, stride, base = 0;
 };
 
-// Calls kernel(vector, count, roi, i, j, channel, number) for each bin and group of channels.
+// Calls kernel(vector, count, bin, channel) for each bin and group of channels.
 template <int Bytes, class T, class Kernel>
 VISIONLAB_INLINE void for_each_bin(const Bins<T>& bins, const Kernel& kernel) {
     using Wide = simd::Vector<T, Bytes>;
-    for (int64_t at = bins.from; at < bins.to; ++at) {
-        const int64_t number = bins.rois.order[at], bin = number % bins.pooling.bins();
-        const RoI<T>& roi = bins.rois.all[number / bins.pooling.bins()];
-        const int64_t i = bin / bins.pooling.width, j = bin % bins.pooling.width;
+    for (const Bin<T>* bin = bins.begin; bin < bins.end; ++bin) {
         int64_t done = 0;  // eight vectors at once: the fewer passes over the cells, the better
         for (; done + 8 * Wide::lanes <= bins.channels; done += 8 * Wide::lanes) {
-            kernel(Wide{}, std::integral_constant<int, 8>{}, roi, i, j, done, number);
+            kernel(Wide{}, std::integral_constant<int, 8>{}, *bin, done);
         }
         for_each_channel<T, Bytes>(bins.channels - done,
-                                   [&](auto vector, auto count, int64_t channel) __attribute__((always_inline)) {
-                                       kernel(vector, count, roi, i, j, done + channel, number);
-                                   });
+                                   [&](auto vector, auto count, int64_t channel)
+                                       __attribute__((always_inline)) { kernel(vector, count, *bin, done + channel); });
     }
 }
 
 template <int Bytes, class T>
 VISIONLAB_INLINE void pool_body(const Pixels<const T>& map, const Bins<T>& bins, T* pooled) {
-    for_each_bin<Bytes>(bins, [&](auto vector, auto count, const RoI<T>& roi, int64_t i, int64_t j, int64_t channel,
-                                  int64_t number) __attribute__((always_inline)) {
-        gather<decltype(vector), decltype(count)::value>(map, roi, i, j, channel, pooled + number * bins.stride);
-    });
+    for_each_bin<Bytes>(
+        bins, [&](auto vector, auto count, const Bin<T>& bin, int64_t channel) __attribute__((always_inline)) {
+            gather<decltype(vector), decltype(count)::value>(map, bin, channel,
+                                                             pooled + (bin.number - bins.base) * bins.stride);
+        });
 }
 
 template <int Bytes, class T>
 VISIONLAB_INLINE void spread_body(const Pixels<T>& map, const Bins<T>& bins, const T* pooled) {
-    for_each_bin<Bytes>(bins, [&](auto vector, auto count, const RoI<T>& roi, int64_t i, int64_t j, int64_t channel,
-                                  int64_t number) __attribute__((always_inline)) {
-        scatter<decltype(vector), decltype(count)::value>(map, roi, i, j, channel, pooled + number * bins.stride);
-    });
+    for_each_bin<Bytes>(
+        bins, [&](auto vector, auto count, const Bin<T>& bin, int64_t channel) __attribute__((always_inline)) {
+            scatter<decltype(vector), decltype(count)::value>(map, bin, channel,
+                                                              pooled + (bin.number - bins.base) * bins.stride);
+        });
 }
 
 VISIONLAB_SIMD_LEVELS(pool, pool_body)
@@ -112,11 +106,11 @@ VISIONLAB_SIMD_LEVELS(spread, spread_body)
 template <class T>
 void pool_channels_last(const std::vector<const T*>& maps, const RoIs<T>& rois, const RoIPooling& pooling, T* output) {
     const int64_t channels = pooling.channels, levels = pooling.levels.size();
-    parallel_for(0, rois.order.size(), 64, [&](int64_t from, int64_t to) {
+    parallel_for(0, rois.bins.size(), 64, [&](int64_t from, int64_t to) {
         for (int64_t m = 0; m < pooling.batch * levels; ++m) {
             const RoILevel& level = pooling.levels[m % levels];
-            const Bins<T> bins{rois,     pooling, std::max(from, rois.first[m]), std::min(to, rois.first[m + 1]),
-                               channels, channels};
+            const Bins<T> bins{rois.bins.data() + std::max(from, rois.first[m]),
+                               rois.bins.data() + std::min(to, rois.first[m + 1]), channels, channels};
             pool(Pixels<const T>{maps[m % levels] + m / levels * level.area() * channels, level.width * channels,
                                  channels},
                  bins, output);
@@ -132,7 +126,8 @@ void spread_channels_last(const T* grad, const RoIs<T>& rois, const RoIPooling& 
                        for (int64_t l = 0; l < levels; ++l) {
                            const RoILevel& level = pooling.levels[l];
                            const int64_t m = n * levels + l, pixel = pooling.channels;
-                           const Bins<T> bins{rois, pooling, rois.first[m], rois.first[m + 1], channels, pixel};
+                           const Bins<T> bins{rois.bins.data() + rois.first[m], rois.bins.data() + rois.first[m + 1],
+                                              channels, pixel};
                            spread(Pixels<T>{maps[l] + n * level.area() * pixel + channel, level.width * pixel, pixel},
                                   bins, grad + channel);
                        }
@@ -140,52 +135,51 @@ void spread_channels_last(const T* grad, const RoIs<T>& rois, const RoIPooling& 
 }
 
 // Contiguous maps go through a channels-last copy of this many channels, small enough to stay near the core.
-constexpr int64_t copied_channels = 32;
+constexpr int64_t copied_channels = 64;
 
 template <class T>
 void pool_contiguous(const std::vector<const T*>& maps, const RoIs<T>& rois, const RoIPooling& pooling, T* output) {
-    const int64_t levels = pooling.levels.size(), bins = pooling.bins(), count = rois.all.size();
+    const int64_t levels = pooling.levels.size(), bins = pooling.bins();
     for_each_block(pooling.batch, pooling.channels, copied_channels, [&](int64_t n, int64_t channel, int64_t channels) {
-        if (rois.first[n * levels] == rois.first[(n + 1) * levels]) return;
-        const Scratch<T> pooled(count * bins * channels);
-        for (int64_t l = 0; l < levels; ++l) {
-            const RoILevel& level = pooling.levels[l];
-            const auto [low, high] = rois.rows[n * levels + l];
-            const Scratch<T> copy((high - low) * level.width * channels);
-            transpose(maps[l] + (n * pooling.channels + channel) * level.area() + low * level.width, level.area(),
-                      channels, (high - low) * level.width, copy.data(), channels);
-            const int64_t m = n * levels + l, row = level.width * channels;
-            pool(Pixels<const T>{copy.data() - low * row, row, channels},
-                 Bins<T>{rois, pooling, rois.first[m], rois.first[m + 1], channels, channels}, pooled.data());
-        }
-        for (int64_t k = 0; k < count; ++k) {
-            if (rois.all[k].map / levels != n) continue;
-            transpose(pooled.data() + k * bins * channels, channels, bins, channels,
-                      output + (k * pooling.channels + channel) * bins, bins);
+        const Scratch<T> pooled(bins * channels);
+        for (int64_t m = n * levels; m < (n + 1) * levels; ++m) {
+            const RoILevel& level = pooling.levels[m % levels];
+            const int64_t low = rois.rows[m].first, rows = rois.rows[m].second - low, row = level.width * channels;
+            const Scratch<T> copy(rows * row);
+            transpose(maps[m % levels] + (n * pooling.channels + channel) * level.area() + low * level.width,
+                      level.area(), channels, rows * level.width, copy.data(), channels);
+            const Pixels<const T> map{copy.data() - low * row, row, channels};
+            const Bin<T>* last = rois.bins.data() + rois.first[m + 1];
+            for (const Bin<T>* at = rois.bins.data() + rois.first[m]; at < last; at += bins) {
+                const int64_t base = at->number;
+                pool(map, Bins<T>{at, at + bins, channels, channels, base}, pooled.data());
+                transpose(pooled.data(), channels, bins, channels, output + base * pooling.channels + channel * bins,
+                          bins);
+            }
         }
     });
 }
 
 template <class T>
 void spread_contiguous(const T* grad, const RoIs<T>& rois, const RoIPooling& pooling, const std::vector<T*>& maps) {
-    const int64_t levels = pooling.levels.size(), bins = pooling.bins(), count = rois.all.size();
+    const int64_t levels = pooling.levels.size(), bins = pooling.bins();
     for_each_block(pooling.batch, pooling.channels, copied_channels, [&](int64_t n, int64_t channel, int64_t channels) {
-        const bool any = rois.first[n * levels] < rois.first[(n + 1) * levels];
-        const Scratch<T> pooled(any ? count * bins * channels : 0);
-        for (int64_t k = 0; k < count; ++k) {
-            if (rois.all[k].map / levels != n) continue;
-            transpose(grad + (k * pooling.channels + channel) * bins, bins, channels, bins,
-                      pooled.data() + k * bins * channels, channels);
-        }
-        for (int64_t l = 0; l < levels; ++l) {
-            const RoILevel& level = pooling.levels[l];
-            const auto [low, high] = rois.rows[n * levels + l];
-            const int64_t m = n * levels + l, row = level.width * channels;
+        const Scratch<T> pooled(bins * channels);
+        for (int64_t m = n * levels; m < (n + 1) * levels; ++m) {
+            const RoILevel& level = pooling.levels[m % levels];
+            const auto [low, high] = rois.rows[m];
+            const int64_t row = level.width * channels;
             const Scratch<T> sums((high - low) * row);
             std::fill_n(sums.data(), (high - low) * row, T(0));
-            spread(Pixels<T>{sums.data() - low * row, row, channels},
-                   Bins<T>{rois, pooling, rois.first[m], rois.first[m + 1], channels, channels}, pooled.data());
-            T* target = maps[l] + (n * pooling.channels + channel) * level.area();
+            const Pixels<T> map{sums.data() - low * row, row, channels};
+            const Bin<T>* last = rois.bins.data() + rois.first[m + 1];
+            for (const Bin<T>* at = rois.bins.data() + rois.first[m]; at < last; at += bins) {
+                const int64_t base = at->number;
+                transpose(grad + base * pooling.channels + channel * bins, bins, channels, bins, pooled.data(),
+                          channels);
+                spread(map, Bins<T>{at, at + bins, channels, channels, base}, pooled.data());
+            }
+            T* target = maps[m % levels] + (n * pooling.channels + channel) * level.area();
             for (int64_t c = 0; c < channels; ++c) {
                 std::fill(target + c * level.area(), target + c * level.area() + low * level.width, T(0));
                 std::fill(target + c * level.area() + high * level.width, target + (c + 1) * level.area(), T(0));
@@ -214,7 +208,7 @@ Tensor pool_maps(const char* name, const std::vector<Tensor>& features, const Te
         new_output(maps[0], {boxes.size(0), pooling.channels, pooling.height, pooling.width}, channels_last);
     dispatch_floating(name, output.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        const RoIs<T> checked(name, rois, pooling);
+        const RoIs<T> checked(name, rois, pooling, !channels_last);
         if (simd::level() == simd::Level::scalar) {
             const RoIAlignCall call = describe(name, maps, rois, pooling, channels_last, output);
             with_width<T>(call, [&](auto width) {
@@ -243,7 +237,7 @@ std::vector<Tensor> spread_maps(const char* name, const Tensor& grad, const Tens
     }
     dispatch_floating(name, grad.scalar_type(), [&](auto zero) {
         using T = decltype(zero);
-        const RoIs<T> checked(name, rois, pooling);
+        const RoIs<T> checked(name, rois, pooling, !channels_last);
         if (!scalar) {
             const auto spread_all = channels_last ? spread_channels_last<T> : spread_contiguous<T>;
             return spread_all(data<T>(source), checked, pooling, pointers<T>(maps));

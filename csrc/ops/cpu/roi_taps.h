@@ -60,8 +60,6 @@ class AxisTaps {
     std::vector<int64_t> ends_;
 };
 
-// Bin (i, j) of a RoI reads the cells of rows.begin(i) to rows.end(i), in the columns of columns.begin(j) to
-// columns.end(j).
 template <class T>
 struct RoI {
     int64_t map = 0;  // image * levels + level
@@ -92,16 +90,25 @@ RoI<T> make_roi(const char* name, const T* box, int64_t level, int64_t index, co
             AxisTaps<T>(x, pooling.width, map.width)};
 }
 
+// A bin reads the cells of rows `row` to `row_end`, in the columns `column` to `column_end`.
+template <class T>
+struct Bin {
+    int64_t number;
+    const Tap<T>*row, *row_end, *column, *column_end;
+};
+
 // Bin b of RoI k is number k * bins + b. The bins of one map (an image of a level) stand together, those of map m from
 // first[m] up to first[m + 1], and within it tile by tile, so that cells read for one bin are in cache for the next.
+// `whole` RoIs keep their bins together, and only stand in the order of their middles.
 template <class T>
 struct RoIs {
     std::vector<RoI<T>> all;
-    std::vector<int64_t> order, first;
+    std::vector<Bin<T>> bins;
+    std::vector<int64_t> first;
     std::vector<std::pair<int64_t, int64_t>> rows;  // of each map: the first that a bin reads, and the end
 
-    RoIs(const char* name, const RoIBoxes& rois, const RoIPooling& pooling)
-        : all(rois.count()), order(rois.count() * pooling.bins()) {
+    RoIs(const char* name, const RoIBoxes& rois, const RoIPooling& pooling, bool whole)
+        : all(rois.count()), bins(rois.count() * pooling.bins()) {
         const T* values = data<T>(rois.boxes);
         const int64_t* levels = rois.level_data();
         parallel_for(0, rois.count(), 64, [&](int64_t from, int64_t to) {
@@ -109,16 +116,17 @@ struct RoIs {
                 all[i] = make_roi(name, values + 5 * i, levels == nullptr ? 0 : levels[i], i, pooling);
             }
         });
-        sort(pooling);
+        sort(pooling, whole);
         rows_read(pooling);
     }
 
   private:
     // A counting sort of the bins by the tile that their first cell lies in.
-    void sort(const RoIPooling& pooling) {
+    void sort(const RoIPooling& pooling, bool whole) {
         constexpr int64_t tile_bytes = 1 << 16;
-        int64_t side = 64;
-        while (side > 4 && side * side * pooling.channels * static_cast<int64_t>(sizeof(T)) > tile_bytes) side /= 2;
+        int64_t side = whole ? 16 : 64;
+        while (!whole && side > 4 && side * side * pooling.channels * static_cast<int64_t>(sizeof(T)) > tile_bytes)
+            side /= 2;
         const auto tiles = [&](int64_t size) { return size / side + 1; };
         const int64_t levels = static_cast<int64_t>(pooling.levels.size());
         std::vector<int64_t> tile_of_map(pooling.batch * levels + 1, 0);
@@ -129,23 +137,31 @@ struct RoIs {
         const auto tile = [&](const AxisTaps<T>& taps, int64_t bin) {
             return taps.begin(bin) == taps.end(bin) ? 0 : taps.begin(bin)->cell / side;
         };
+        // Calls function(roi, i, j, tile) for each bin.
         const auto for_each_bin = [&](const auto& function) {
             std::vector<int64_t> columns(pooling.width);
-            int64_t number = 0;
             for (const RoI<T>& roi : all) {
-                for (int64_t j = 0; j < pooling.width; ++j) columns[j] = tile(roi.columns, j);
+                for (int64_t j = 0; j < pooling.width; ++j) {
+                    columns[j] = tile(roi.columns, whole ? pooling.width / 2 : j);
+                }
                 const int64_t width = tiles(pooling.levels[roi.map % levels].width);
                 for (int64_t i = 0; i < pooling.height; ++i) {
-                    const int64_t row = tile_of_map[roi.map] + tile(roi.rows, i) * width;
-                    for (int64_t j = 0; j < pooling.width; ++j) function(row + columns[j], number++);
+                    const int64_t row = tile(roi.rows, whole ? pooling.height / 2 : i);
+                    for (int64_t j = 0; j < pooling.width; ++j) {
+                        function(roi, i, j, tile_of_map[roi.map] + row * width + columns[j]);
+                    }
                 }
             }
         };
         std::vector<int64_t> ends(tile_of_map.back() + 1, 0);
-        for_each_bin([&](int64_t tile, int64_t) { ++ends[tile + 1]; });
+        for_each_bin([&](const RoI<T>&, int64_t, int64_t, int64_t tile) { ++ends[tile + 1]; });
         for (size_t i = 1; i < ends.size(); ++i) ends[i] += ends[i - 1];
         for (const int64_t tile : tile_of_map) first.push_back(ends[tile]);
-        for_each_bin([&](int64_t tile, int64_t number) { order[ends[tile]++] = number; });
+        int64_t number = 0;
+        for_each_bin([&](const RoI<T>& roi, int64_t i, int64_t j, int64_t tile) {
+            bins[ends[tile]++] = {number++, roi.rows.begin(i), roi.rows.end(i), roi.columns.begin(j),
+                                  roi.columns.end(j)};
+        });
     }
 
     void rows_read(const RoIPooling& pooling) {
