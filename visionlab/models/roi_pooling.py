@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from visionlab.ops import multi_scale_roi_align
 from visionlab.ops.multi_scale_roi_align import assign_levels as assign_levels_by_scale
+from visionlab.ops.multi_scale_roi_align import multi_scale_roi_align
 
 CANONICAL_LEVEL = 4  # of stride 16
 

@@ -47,9 +47,20 @@ def multi_scale_roi_align_backward(
     gradients = []
     for level, (height, width, scale) in enumerate(zip(heights, widths, scales, strict=True)):
         chosen = (levels == level).nonzero()[:, 0]
-        shape = (batch, channels, height, width)
-        settings = (scale, sampling_ratio, aligned, channels_last, deterministic)
-        gradients.append(single.roi_align_backward(grad[chosen], boxes[chosen], *shape, *settings))
+        gradient = single.roi_align_backward(
+            grad[chosen],
+            boxes[chosen],
+            batch,
+            channels,
+            height,
+            width,
+            scale,
+            sampling_ratio,
+            aligned,
+            channels_last,
+            deterministic,
+        )
+        gradients.append(gradient)
     return gradients
 
 
