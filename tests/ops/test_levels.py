@@ -1,4 +1,4 @@
-"""All instruction sets give one answer: the same bits from vectors, the same numbers from the CUDA kernels' arithmetic."""
+"""All instruction sets give one answer: the same bits from vectors, nearly the same from the CUDA arithmetic."""
 
 import importlib
 import os

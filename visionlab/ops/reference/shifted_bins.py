@@ -64,7 +64,7 @@ class Bins(NamedTuple):
     columns: Side
     images: Tensor  # (K,)
     channels: Tensor  # (D, PH, PW), of the input
-    count: Tensor  # samples that the mean is over
+    counted: Tensor  # samples that the mean is over
 
     def samples(self) -> Iterator[tuple[Samples, Samples]]:
         """Yield every pair of a sample along y and one along x."""
@@ -97,14 +97,14 @@ def pool(input: Tensor, bins: Bins, mask: Tensor | None) -> Tensor:
         for y, x, weight, _, _ in corners(row, column):
             output = output + weight * values[bins.cells(tuple(input.shape), y, x)]
     shape = (bins.images.shape[0], *bins.channels.shape)
-    output = (output / bins.count.clamp(min=1)).expand(shape)
+    output = (output / bins.counted.clamp(min=1)).expand(shape)
     return (output if mask is None else output * mask).to(memory_format=memory_format(input)).clone()
 
 
 def spread(grad: Tensor, bins: Bins, input: Tensor, mask: Tensor | None) -> Tensor:
     """Return the gradient of the input."""
     output = input.new_zeros(input.numel())
-    grad = (grad if mask is None else grad * mask) / bins.count.clamp(min=1)
+    grad = (grad if mask is None else grad * mask) / bins.counted.clamp(min=1)
     for row, column in bins.samples():
         for y, x, weight, _, _ in corners(row, column):
             cells = bins.cells(tuple(input.shape), y, x).expand(grad.shape)
@@ -121,7 +121,7 @@ def move(grad: Tensor, bins: Bins, input: Tensor) -> tuple[Tensor, Tensor, Tenso
             at_cell = grad * values[bins.cells(tuple(input.shape), y, x)]
             for total, weight in zip(sums, weights, strict=True):
                 total += weight * at_cell
-    pooled, along_x, along_y = (total / bins.count.clamp(min=1) for total in sums)
+    pooled, along_x, along_y = (total / bins.counted.clamp(min=1) for total in sums)
     return pooled, along_x * bins.columns.per_offset, along_y * bins.rows.per_offset
 
 
