@@ -35,6 +35,7 @@ NAMES = {
     "visionlab.data.synthetic": "draw_scene write_synthetic",
     "visionlab.data.transforms": "DetectionTransform EvaluationResize",
     "visionlab.data.views": "Views",
+    "visionlab.data.tiles": "Tiles",
     "visionlab.data.sampling": "Sampler",
     "visionlab.data.loader": "DetectionSamples EvalLoader TrainLoader ViewSamples collate_images",
     "visionlab.train.loop": "train",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +11,9 @@ from torch import Tensor
 from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.data.transforms import A, color_jitter, flip_step, seed_transform
 from visionlab.seeding import derive_seed
+
+ViewsLike = Callable[[np.ndarray, int], list[Tensor]]
+"""Makes views, each ``(3, H, W)`` uint8, of an ``(H, W, 3)`` uint8 RGB image and its seed."""
 
 
 class Views:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from visionlab.data.views import Views
+from visionlab.data.views import ViewsLike
 from visionlab.models.backbone import Backbone
 from visionlab.structures import ViewBatch
 
@@ -35,7 +35,7 @@ class Pretext(nn.Module, ABC):
         encoder: the backbone to train; it alone is handed on to the detector.
     """
 
-    views: Views
+    views: ViewsLike
 
     def __init__(self, encoder: Backbone):
         super().__init__()
