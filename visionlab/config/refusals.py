@@ -38,7 +38,9 @@ WIDTH = 256
 class AnyEncoder(nn.Module):
     """Stands for the backbone that a pretext method is built on."""
 
+    name = "the backbone"
     num_features = WIDTH
+    fixed_size = None
 
 
 ENCODER = AnyEncoder()
