@@ -50,10 +50,14 @@ NAMES = {
     "visionlab.eval.detection": "DetectionEvaluator to_results",
     "visionlab.eval.drawing": "draw_boxes draw_comparison draw_views",
     "visionlab.eval.report": "write_comparison write_report",
-    "visionlab.pretext": "PRETEXTS Pretext PretextOutput Rotation SimCLR",
-    "visionlab.pretext.losses": "nt_xent",
-    "visionlab.pretext.heads": "projection_mlp",
-    "visionlab.pretext.collapse": "collapse_warnings effective_rank embedding_std",
+    "visionlab.pretext": """
+        DeepInfoMax InstanceDiscrimination Jigsaw MoCo PRETEXTS PatchPosition Pretext PretextOutput Rotation SimCLR VICReg
+    """,
+    "visionlab.pretext.losses": "contrast_with_queue noise_contrastive nt_xent vicreg_terms",
+    "visionlab.pretext.estimators": "ESTIMATORS donsker_varadhan info_nce jensen_shannon nwj own_columns",
+    "visionlab.pretext.momentum": "MemoryBank MomentumCopy Queue",
+    "visionlab.pretext.heads": "dense_projection projection_mlp queue_projection",
+    "visionlab.pretext.collapse": "collapse_meters collapse_warnings effective_rank embedding_std",
     "visionlab.tasks.pretrain": "PretrainTask",
     "visionlab.tasks.detect": "DetectTask",
     "visionlab.predictor": "Predictor load_detector",
@@ -66,7 +70,9 @@ NAMES = {
     "visionlab.cli": "main",
 }
 CHOICES = {
-    "visionlab.pretext.PRETEXTS": "rotation simclr",
+    "visionlab.pretext.PRETEXTS": """
+        dim instance_discrimination jigsaw moco patch_position rotation simclr vicreg
+    """,
     "visionlab.config.data.PRETRAIN_DATA": "coco folder synthetic",
     "visionlab.config.data.DETECT_DATA": "coco synthetic",
     "visionlab.models.detector.NECKS": "fpn simple_pyramid",

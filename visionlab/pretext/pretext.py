@@ -21,11 +21,14 @@ class PretextOutput:
         embedding: ``(M, D)`` pooled features of the encoder; the collapse meters look at them, since a projection that
             ends in a normalization can hide a collapse behind it.
         metrics: named scalars to log, for example the accuracy of the pretext task in ``[0, 1]``.
+        projection: ``(M, P)`` what the loss compares, where a method has a projection; the collapse meters look at it
+            too, since it can collapse on its own, and then the encoder learns nothing any more.
     """
 
     losses: dict[str, Tensor]
     embedding: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    projection: Tensor | None = None
 
 
 class Pretext(nn.Module, ABC):
@@ -44,6 +47,13 @@ class Pretext(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: ViewBatch) -> PretextOutput:
         """Return losses, embedding and metrics of a batch of views made by ``self.views``."""
+
+    def prepare(self, images: int) -> None:
+        """Make room for what is kept of each image; called once, before training. Most methods keep nothing.
+
+        Args:
+            images: how many images there are; ``ViewBatch.ids`` are below it.
+        """
 
     def after_step(self, step: int) -> None:
         """Update what gradients do not: momentum encoders, queues, memory banks. Most methods have none."""
