@@ -15,7 +15,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "patch_position": {"hidden_dim": 32},
     "jigsaw": {"num_permutations": 50, "tile_dim": 16, "hidden_dim": 32},
     "dim": {"code_dim": 16, "hidden_dim": 32},
-    "cpc": {"predict_rows": 2, "context_layers": 2, "context_dim": 16, "target_dim": 16},
+    "cpc": {
+        "image_size": 64,  # smaller patches end in maps of 1 x 1 with one channel for each group of the norm
+        "grid": 3,
+        "predict_rows": 1,
+        "context_layers": 2,
+        "context_dim": 16,
+        "target_dim": 16,
+    },
     "simclr": {"hidden_dim": 32, "projection_dim": 16},
     "moco": {"hidden_dim": 32, "projection_dim": 16, "queue_size": 24, "momentum": 0.9},
     "vicreg": {"hidden_dim": 32, "projection_dim": 32},

@@ -32,7 +32,7 @@ class PatchPosition(Pretext):
         gap: distance between tiles as a share of their side.
         jitter: how far a tile moves at most in each direction, as a share of its side.
         color: what keeps the encoder from reading the place off the lens's color fringes: drop | project | keep. The
-            first leaves a tile one of its channels, the second removes the green-magenta direction, the last nothing.
+            first leaves it one of its channels, the second removes the green-magenta direction, the last does nothing.
         crop_scale: smallest and largest share of the image's area that the grid covers, in (0, 1].
         flip: probability of a horizontal mirror image.
         hidden_dim: width of the pair head's hidden layer.
