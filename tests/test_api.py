@@ -51,7 +51,8 @@ NAMES = {
     "visionlab.eval.drawing": "draw_boxes draw_comparison draw_views",
     "visionlab.eval.report": "write_comparison write_report",
     "visionlab.pretext": """
-        DeepInfoMax InstanceDiscrimination Jigsaw MoCo PRETEXTS PatchPosition Pretext PretextOutput Rotation SimCLR VICReg
+        DeepInfoMax InstanceDiscrimination Jigsaw MoCo PRETEXTS PatchPosition Pretext PretextOutput Rotation SimCLR
+        VICReg
     """,
     "visionlab.pretext.losses": "contrast_with_queue noise_contrastive nt_xent vicreg_terms",
     "visionlab.pretext.estimators": "ESTIMATORS donsker_varadhan info_nce jensen_shannon nwj own_columns",

@@ -8,6 +8,7 @@ from tiny_runs import PRETRAIN
 
 from visionlab.models.backbone import Backbone
 from visionlab.pretext import PRETEXTS, Pretext
+from visionlab.seeding import derive_seed
 from visionlab.structures import ViewBatch
 
 IMAGES = 12  # in the tiny runs
@@ -62,12 +63,12 @@ def build(method: str, images: int = IMAGES, **backbone: Any) -> Pretext:
     return pretext
 
 
-def batch_of(pretext: Pretext, ids=range(8)) -> ViewBatch:
-    """Views of images that differ in brightness, color and texture; the same image has the same views each time."""
-    samples = []
-    for number in ids:
+def batch_of(pretext: Pretext, ids=range(8), epoch: int = 0) -> ViewBatch:
+    """Views of images that differ in brightness, color and texture; in an epoch, an image has the same views always."""
+    samples, seeds = [], [derive_seed(epoch, number) for number in ids]
+    for number, seed in zip(ids, seeds, strict=True):
         generator = np.random.default_rng(number)
         image = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-        samples.append(pretext.views(image, number))
+        samples.append(pretext.views(image, seed))
     views = [torch.stack(view) for view in zip(*samples, strict=True)]
-    return ViewBatch(views, ids=list(ids), files=[f"{number}.png" for number in ids], seeds=list(ids))
+    return ViewBatch(views, ids=list(ids), files=[f"{number}.png" for number in ids], seeds=seeds)

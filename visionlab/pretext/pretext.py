@@ -58,6 +58,14 @@ class Pretext(nn.Module, ABC):
     def after_step(self, step: int) -> None:
         """Update what gradients do not: momentum encoders, queues, memory banks. Most methods have none."""
 
+    def warnings(self, output: PretextOutput) -> list[str]:
+        """Return what the method's own numbers say of a collapse, beside the meters that all methods share.
+
+        Args:
+            output: of the last batch, without graph and losses.
+        """
+        return []
+
     def pictures(self, batch: ViewBatch) -> ViewBatch:
         """Return what the network sees of a batch, to be drawn; the views themselves, unless a method changes them."""
         return batch

@@ -12,12 +12,14 @@ from visionlab.pretext.losses import vicreg_terms
 from visionlab.pretext.pretext import Pretext, PretextOutput
 from visionlab.structures import ViewBatch
 
+COLLAPSED_VARIANCE = 0.9  # of at most 1; a network starts at two thirds and a healthy one comes close to 0
+
 
 class VICReg(Pretext):
     """Pull two views of each image together, and hold off collapse by the variance and covariance of the embedding.
 
-    There are no negatives, so batches may be small. The losses are the terms with their weights: ``variance`` near its
-    weight is a collapse to a point, a growing ``covariance`` one to few dimensions.
+    There are no negatives, so batches may be small. The terms are losses with their weights and metrics without: a
+    ``variance`` near 1 is a collapse to a point, a growing ``covariance`` one to few dimensions.
 
     Args:
         encoder: the backbone to train.
@@ -74,5 +76,15 @@ class VICReg(Pretext):
     def forward(self, batch: ViewBatch) -> PretextOutput:
         features = self.encoder.pool(self.encoder.normalize(torch.cat(batch.views)))
         first, second = self.expander(features).chunk(2)
-        losses = {name: self.weights[name] * term for name, term in vicreg_terms(first, second).items()}
-        return PretextOutput(losses, features[: len(batch)], projection=first)
+        terms = vicreg_terms(first, second)
+        losses = {name: self.weights[name] * term for name, term in terms.items()}
+        return PretextOutput(losses, features[: len(batch)], terms, projection=first)
+
+    def warnings(self, output: PretextOutput) -> list[str]:
+        """Return a sentence if the embedding hardly varies; the meters that all methods share do not look at its scale."""
+        if output.metrics["variance"] < COLLAPSED_VARIANCE:
+            return []
+        return [
+            f"the projection has COLLAPSED: its dimensions hardly vary (variance is above {COLLAPSED_VARIANCE}); "
+            f"raise the weight of the variance or lower the learning rate"
+        ]

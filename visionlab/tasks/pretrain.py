@@ -47,4 +47,4 @@ class PretrainTask(Task):
         """Return what the collapse meters say of the last batch's representation, if it has collapsed."""
         if self._last is None:
             return []
-        return collapse_warnings(self._last.embedding, self._last.projection)
+        return collapse_warnings(self._last.embedding, self._last.projection) + self.pretext.warnings(self._last)
