@@ -51,11 +51,12 @@ NAMES = {
     "visionlab.eval.drawing": "draw_boxes draw_comparison draw_views",
     "visionlab.eval.report": "write_comparison write_report",
     "visionlab.pretext": """
-        DeepInfoMax InstanceDiscrimination Jigsaw MoCo PRETEXTS PatchPosition Pretext PretextOutput Rotation SimCLR
-        VICReg
+        ContrastivePredictiveCoding DeepInfoMax InstanceDiscrimination Jigsaw MoCo PRETEXTS PatchPosition Pretext
+        PretextOutput Rotation SimCLR VICReg
     """,
     "visionlab.pretext.losses": "contrast_with_queue noise_contrastive nt_xent vicreg_terms",
     "visionlab.pretext.estimators": "ESTIMATORS donsker_varadhan info_nce jensen_shannon nwj own_columns",
+    "visionlab.pretext.permutations": "distant_permutations",
     "visionlab.pretext.momentum": "MemoryBank MomentumCopy Queue",
     "visionlab.pretext.heads": "dense_projection projection_mlp queue_projection",
     "visionlab.pretext.collapse": "collapse_meters collapse_warnings effective_rank embedding_std",
@@ -72,7 +73,7 @@ NAMES = {
 }
 CHOICES = {
     "visionlab.pretext.PRETEXTS": """
-        dim instance_discrimination jigsaw moco patch_position rotation simclr vicreg
+        cpc dim instance_discrimination jigsaw moco patch_position rotation simclr vicreg
     """,
     "visionlab.config.data.PRETRAIN_DATA": "coco folder synthetic",
     "visionlab.config.data.DETECT_DATA": "coco synthetic",

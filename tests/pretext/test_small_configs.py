@@ -13,7 +13,7 @@ from visionlab.data.loader import EvalLoader, ViewSamples
 from visionlab.tasks.pretrain import PretrainTask
 
 # The accuracy of a blind guess in batches of 8 images.
-CHANCE = {"patch_position": 1 / 8, "jigsaw": 1 / 24}
+CHANCE = {"patch_position": 1 / 8, "jigsaw": 1 / 24, "dim": 1 / 8, "cpc": 1 / (8 * 25)}
 
 
 @pytest.mark.slow

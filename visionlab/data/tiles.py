@@ -155,7 +155,8 @@ def drop_channels(tiles: np.ndarray, generator: np.random.Generator) -> None:
     for tile, keep, random in zip(tiles, kept.tolist(), noise, strict=True):
         std = cv2.meanStdDev(tile[keep])[1].item()
         levels = np.rint(GRAY + std / 100 * _NORMAL).astype(np.uint8)
-        tile[(keep + 1) % 3], tile[(keep + 2) % 3] = cv2.LUT(random, levels)
+        for other, pixels in zip(((keep + 1) % 3, (keep + 2) % 3), random, strict=True):
+            cv2.LUT(pixels, levels, dst=tile[other])
 
 
 def mosaic(tiles: Sequence[Tensor], *, spacing: int = 2) -> Tensor:
