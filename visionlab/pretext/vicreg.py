@@ -81,7 +81,7 @@ class VICReg(Pretext):
         return PretextOutput(losses, features[: len(batch)], terms, projection=first)
 
     def warnings(self, output: PretextOutput) -> list[str]:
-        """Return a sentence if the embedding hardly varies; the meters that all methods share do not look at its scale."""
+        """Return a sentence if the embedding hardly varies; the meters of all methods do not look at its scale."""
         if output.metrics["variance"] < COLLAPSED_VARIANCE:
             return []
         return [
