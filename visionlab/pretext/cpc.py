@@ -165,7 +165,7 @@ def _pick(foretold: Tensor, candidates: Tensor, right: Tensor) -> tuple[Tensor, 
         right: ``(R,)`` the candidate that each prediction means.
     """
     scores = foretold @ candidates.T / foretold.shape[1] ** 0.5
-    positives = F.one_hot(right, len(candidates)).bool()
+    positives = right[:, None] == torch.arange(len(candidates), device=right.device)
     return info_nce(scores, positives), (scores.argmax(dim=1) == right).float().mean()
 
 

@@ -86,7 +86,8 @@ class DeepInfoMax(Pretext):
         levels = self.encoder(self.encoder.normalize(batch.views[0]))
         pooled, local_map = levels[-1].mean((2, 3)), levels[self.level]
         codes = self.code(pooled)
-        losses, metrics = {}, {}
+        losses: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         for name, scorer in self.scorers.items():
             places = self.summary(local_map)[:, None] if name == "global" else local_map.flatten(2).transpose(1, 2)
             information, accuracy = self._contrast(scorer, codes, places)
@@ -102,7 +103,7 @@ class DeepInfoMax(Pretext):
         candidates, own = self._candidates(len(codes), codes.device)
         scores = scorer(codes, places, candidates)
         positives = torch.zeros_like(scores, dtype=torch.bool)
-        positives[torch.arange(len(codes)), own] = True
+        positives[torch.arange(len(codes), device=codes.device), own] = True
         information = self.estimate(scores.flatten(1), positives.flatten(1))
         accuracy = (scores.argmax(dim=1) == own[:, None]).float().mean()
         return information, accuracy
