@@ -5,47 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from visionlab.config.load import load
 from visionlab.config.shipped import shipped
+from visionlab.eval.interval import Interval
 from visionlab.eval.report import write_comparison
 from visionlab.run import execute, execute_all
 from visionlab.run_folder import fingerprint
 
 ARMS = ("pretrained", "random")
 METRICS = ("AP", "AP50")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and the half width of its Student-t 95 % confidence interval.
-
-    Args:
-        mean: of the samples.
-        half_width: infinite for a single sample.
-    """
-
-    mean: float
-    half_width: float
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> Interval:
-        """Return the interval of independent samples, at least one."""
-        n = len(samples)
-        if n == 1:
-            return cls(samples[0], float("inf"))
-        error = float(np.std(samples, ddof=1)) / n**0.5
-        return cls(float(np.mean(samples)), float(stats.t.ppf(0.975, n - 1)) * error)
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} ± {100 * self.half_width:.1f}"
 
 
 def quickstart(out: Path) -> int | None:
