@@ -57,7 +57,7 @@ class Tiles:
 
     Source: Doersch et al., "Unsupervised Visual Representation Learning by Context Prediction", 2015, arXiv:1505.05192,
     section 3.1; channel shifts: Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw
-    Puzzles", 2016, arXiv:1603.09246, section 4.2.
+    Puzzles", 2016, arXiv:1603.09246.
     """
 
     def __init__(

@@ -176,7 +176,7 @@ class MaskedBlock(nn.Module):
         channels: of the grid.
         hidden: channels in between.
 
-    Source: Henaff et al. 2020, arXiv:1905.09272, appendix A.2.
+    Source: Henaff et al. 2020, arXiv:1905.09272, appendix.
     """
 
     def __init__(self, channels: int, hidden: int):

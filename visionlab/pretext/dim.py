@@ -126,7 +126,7 @@ class DeepInfoMax(Pretext):
 class _Summary(nn.Module):
     """Makes one vector of a whole feature map: two convolutions, then all that they give, place by place.
 
-    Source: Hjelm et al. 2019, arXiv:1808.06670, appendix A.2.
+    Source: Hjelm et al. 2019, arXiv:1808.06670, appendix.
     """
 
     def __init__(self, channels: int, side: int):

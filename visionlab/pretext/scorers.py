@@ -51,7 +51,7 @@ class EncodeAndDot(Scorer):
         hidden_dim: width of both embeddings and of their hidden layers.
 
     Source: Hjelm et al., "Learning deep representations by mutual information estimation and maximization", 2019,
-    arXiv:1808.06670, section 3.2 and appendix A.2.
+    arXiv:1808.06670, section 3.2 and appendix.
     """
 
     def __init__(self, code_dim: int, feature_dim: int, hidden_dim: int):
@@ -74,7 +74,7 @@ class ConcatAndConvolve(Scorer):
         feature_dim: channels of the maps.
         hidden_dim: width of the hidden layers.
 
-    Source: Hjelm et al. 2019, arXiv:1808.06670, section 3.2 and appendix A.2.
+    Source: Hjelm et al. 2019, arXiv:1808.06670, section 3.2 and appendix.
     """
 
     def __init__(self, code_dim: int, feature_dim: int, hidden_dim: int):

@@ -39,7 +39,7 @@ def standardize(images: Tensor) -> Tensor:
     Args:
         images: ``(N, 3, H, W)``, normalized.
 
-    Source: Noroozi and Favaro 2016, arXiv:1603.09246, section 4.2.
+    Source: Noroozi and Favaro 2016, arXiv:1603.09246.
     """
     return F.instance_norm(images, eps=FLAT)
 
