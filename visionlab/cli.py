@@ -103,6 +103,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--tuning-seeds", type=int, nargs="+", default=[100, 101], help="seeds that choose the rate")
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds that are reported")
+
+    command = add("compare", _compare, "Compare methods, a config each, by probes and detection over seeds.")
+    command.add_argument("words", nargs="+", metavar="CONFIG|key=value", help="pretraining configs, then overrides")
+    command.add_argument("--train", type=Path, required=True, help="a folder of a folder of images for each class")
+    command.add_argument("--test", type=Path, required=True, help="another, with the same classes")
+    command.add_argument("--out", type=Path, default=Path("runs/compare"), help="(default: %(default)s)")
+    command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    command.add_argument(
+        "--only", nargs="*", metavar="METHOD", help="do these methods' cells only; none: just the table"
+    )
+    command.add_argument("--image-size", type=int, default=64, help="of the probes (default: %(default)s)")
+    command.add_argument("--grid", type=int, default=2, help="parts along each side of a map (default: %(default)s)")
+    command.add_argument("--neighbors", type=int, default=20, help="that vote (default: %(default)s)")
+    command.add_argument("--limit", type=int, help="images of --train and of --test (default: all)")
+    command.add_argument("--roi", type=Path, metavar="CONFIG", help="probe the boxes of a detector's config")
+    command.add_argument("--detect", type=Path, metavar="CONFIG", help="train this detector from every encoder")
     return parser
 
 
@@ -254,6 +270,21 @@ def _study(options: argparse.Namespace) -> int | None:
             tuning_seeds=options.tuning_seeds,
             seeds=options.seeds,
         )
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal
+    return None
+
+
+def _compare(options: argparse.Namespace) -> int | None:
+    from visionlab.compare import Measures, compare
+    from visionlab.train.guard import Interrupted
+
+    configs, overrides = _split(options.words)
+    names = ("train", "test", "image_size", "grid", "neighbors", "limit", "roi", "detect")
+    measures = Measures(**{name: getattr(options, name) for name in names})
+    try:
+        compare(configs, options.out, measures, seeds=options.seeds, only=options.only, overrides=overrides)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signal

@@ -77,9 +77,9 @@ def probe_files(
         for seed in seeds:
             yield probe(parts[0], parts[1], neighbors=neighbors, labels_per_class=labels_per_class, seed=seed)
 
-    result = {
-        arm: [scores for each in encoders for scores in measure(each)] for arm, encoders in _arms(weights, random)
-    }
+    result: dict[str, Any] = {}
+    for arm, encoders in _arms(weights, random):
+        result[arm] = [scores for each in encoders for scores in measure(each)]
     result |= {"classes": len(labelled.classes), "images": [len(labelled), len(held_out)]}
     return _report(result, out, f"accuracy on {len(held_out)} images of {len(labelled.classes)} classes, in percent")
 

@@ -47,7 +47,7 @@ def quickstart(out: Path) -> int | None:
     status = execute_all(runs)
     if status:
         return status
-    scores = {arm: _scores(folders[arm]) for arm in ARMS}
+    scores = {arm: last_scores(folders[arm]) for arm in ARMS}
     table = Table("validation images: Faster R-CNN from a", "AP", "AP50")
     for arm in ARMS:
         table.add_row(f"{arm} backbone", *(f"{100 * scores[arm][metric]:.1f}" for metric in METRICS))
@@ -138,7 +138,7 @@ class _Cells:
             overrides += [f"weights={weights}"] if weights else ["weights=null"]
             run = load(self.detect, overrides)
             try:
-                scores = _scores(execute(run))
+                scores = last_scores(execute(run))
             except FloatingPointError as error:
                 Console().print(f"{name}: {error}", style="yellow", markup=False, soft_wrap=True)
                 scores = dict.fromkeys(METRICS, 0.0)
@@ -162,8 +162,8 @@ class _Cells:
         return [f"seed={seed}", f"data.seed={seed}", f"data.root={self.out / 'data' / f'seed{seed}'}"]
 
 
-def _scores(folder: Path) -> dict[str, float]:
-    """Return the last evaluation of a detector's run."""
+def last_scores(folder: Path) -> dict[str, float]:
+    """Return AP and AP50 of the last evaluation of a detector's run."""
     last = sorted(path for path in (folder / "eval").glob("step_*.json") if path.stem.count("_") == 1)[-1]
     metrics = json.loads(last.read_text())["metrics"]
     return {metric: metrics[metric] for metric in METRICS}
