@@ -36,6 +36,7 @@ NAMES = {
     "visionlab.data.synthetic": "draw_scene write_synthetic",
     "visionlab.data.transforms": "DetectionTransform EvaluationResize",
     "visionlab.data.views": "Views",
+    "visionlab.data.tiles": "Tiles",
     "visionlab.data.sampling": "Sampler",
     "visionlab.data.loader": "DetectionSamples EvalLoader TrainLoader ViewSamples collate_images",
     "visionlab.train.loop": "train",
@@ -50,10 +51,16 @@ NAMES = {
     "visionlab.eval.detection": "DetectionEvaluator to_results",
     "visionlab.eval.drawing": "draw_boxes draw_comparison draw_views",
     "visionlab.eval.report": "write_comparison write_report",
-    "visionlab.pretext": "PRETEXTS Pretext PretextOutput Rotation SimCLR",
-    "visionlab.pretext.losses": "nt_xent",
-    "visionlab.pretext.heads": "projection_mlp",
-    "visionlab.pretext.collapse": "collapse_warnings effective_rank embedding_std",
+    "visionlab.pretext": """
+        ContrastivePredictiveCoding DeepInfoMax InstanceDiscrimination Jigsaw MoCo PRETEXTS PatchPosition Pretext
+        PretextOutput Rotation SimCLR VICReg
+    """,
+    "visionlab.pretext.losses": "contrast_with_queue noise_contrastive nt_xent vicreg_terms",
+    "visionlab.pretext.estimators": "ESTIMATORS donsker_varadhan info_nce jensen_shannon nwj own_columns",
+    "visionlab.pretext.permutations": "distant_permutations",
+    "visionlab.pretext.momentum": "MemoryBank MomentumCopy Queue",
+    "visionlab.pretext.heads": "dense_projection projection_mlp queue_projection",
+    "visionlab.pretext.collapse": "collapse_meters collapse_warnings effective_rank embedding_std",
     "visionlab.tasks.pretrain": "PretrainTask",
     "visionlab.tasks.detect": "DetectTask",
     "visionlab.predictor": "Predictor load_detector",
@@ -66,7 +73,9 @@ NAMES = {
     "visionlab.cli": "main",
 }
 CHOICES = {
-    "visionlab.pretext.PRETEXTS": "rotation simclr",
+    "visionlab.pretext.PRETEXTS": """
+        cpc dim instance_discrimination jigsaw moco patch_position rotation simclr vicreg
+    """,
     "visionlab.config.data.PRETRAIN_DATA": "coco folder synthetic",
     "visionlab.config.data.DETECT_DATA": "coco synthetic",
     "visionlab.models.detector.NECKS": "fpn simple_pyramid",

@@ -5,33 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from scipy import stats
 
 from visionlab import study
 from visionlab.config.shipped import shipped
-from visionlab.study import Interval, low_label_study
+from visionlab.study import low_label_study
 
 # AP by arm and learning rate; a seed adds a thousandth of itself, so that tuning seeds would stand out in the result.
 AP = {("pretrained", 0.01): 0.2, ("pretrained", 0.1): 0.4, ("random", 0.01): 0.3, ("random", 0.1): 0.1}
 PRETRAIN, DETECT = shipped("quickstart/pretrain.yaml"), shipped("quickstart/detect.yaml")
-
-
-@pytest.mark.parametrize("samples", [[0.1, 0.3], [0.31, 0.28, 0.35, 0.3, 0.29], [2.0, 2.0, 2.0]])
-def test_the_interval_is_students(samples):
-    interval = Interval.of(samples)
-    low, high = stats.t.interval(0.95, len(samples) - 1, loc=sum(samples) / len(samples), scale=1)
-    scale = stats.sem(samples)
-    assert interval.mean == pytest.approx(sum(samples) / len(samples))
-    assert interval.half_width == pytest.approx((high - low) / 2 * scale)
-
-
-def test_the_interval_of_a_textbook():
-    """Five numbers, t of 4 degrees of freedom 2.776: 10 ± 2.776 · sqrt(2.5 / 5)."""
-    assert str(Interval.of([0.08, 0.09, 0.10, 0.11, 0.12])) == "10.0 ± 2.0"
-
-
-def test_a_single_sample_has_no_interval():
-    assert Interval.of([0.5]) == Interval(0.5, float("inf"))
 
 
 @pytest.fixture

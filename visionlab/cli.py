@@ -58,6 +58,24 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--threshold", type=float, default=0.5, help="least score drawn (default: %(default)s)")
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
 
+    command = add("probe", _probe, "Measure encoders by k-NN and a linear classifier of images, level by level.")
+    _add_probe_arguments(command)
+    command.add_argument("--train", type=Path, required=True, help="a folder of a folder of images for each class")
+    command.add_argument("--test", type=Path, required=True, help="another, with the same classes")
+    command.add_argument("--image-size", type=int, default=224, help="in pixels (default: %(default)s)")
+    command.add_argument("--grid", type=int, default=2, help="parts along each side of a map (default: %(default)s)")
+    command.add_argument("--neighbors", type=int, default=20, help="that vote (default: %(default)s)")
+    command.add_argument("--labels-per-class", type=int, help="train on so many, drawn by --seeds (default: all)")
+    command.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the draws (default: 0)")
+
+    command = add("roi-probe", _roi_probe, "Measure encoders by a linear classifier of labelled boxes, level by level.")
+    _add_probe_arguments(command)
+    pair: dict = {"type": Path, "nargs": 2, "required": True, "metavar": ("JSON", "IMAGES")}
+    command.add_argument("--train", **pair, help="a COCO json and the folder of its images")
+    command.add_argument("--test", **pair, help="another, with the same classes")
+    command.add_argument("--short-side", type=int, default=800, help="in pixels (default: %(default)s)")
+    command.add_argument("--max-size", type=int, default=1333, help="in pixels (default: %(default)s)")
+
     command = add("check-data", _check_data, "Name every fault of images and labels by file and annotation id.")
     command.add_argument("annotations", nargs="?", type=Path, help="a COCO json; left out, images alone are checked")
     command.add_argument("images", type=Path, help="the folder of the images")
@@ -85,7 +103,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--tuning-seeds", type=int, nargs="+", default=[100, 101], help="seeds that choose the rate")
     command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds that are reported")
+
+    command = add("compare", _compare, "Compare methods, a config each, by probes and detection over seeds.")
+    command.add_argument("words", nargs="+", metavar="CONFIG|key=value", help="pretraining configs, then overrides")
+    command.add_argument("--train", type=Path, required=True, help="a folder of a folder of images for each class")
+    command.add_argument("--test", type=Path, required=True, help="another, with the same classes")
+    command.add_argument("--out", type=Path, default=Path("runs/compare"), help="(default: %(default)s)")
+    command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    command.add_argument(
+        "--only", nargs="*", metavar="METHOD", help="do these methods' cells only; none: just the table"
+    )
+    command.add_argument("--image-size", type=int, default=64, help="of the probes (default: %(default)s)")
+    command.add_argument("--grid", type=int, default=2, help="parts along each side of a map (default: %(default)s)")
+    command.add_argument("--neighbors", type=int, default=20, help="that vote (default: %(default)s)")
+    command.add_argument("--limit", type=int, help="images of --train and of --test (default: all)")
+    command.add_argument("--roi", type=Path, metavar="CONFIG", help="probe the boxes of a detector's config")
+    command.add_argument("--detect", type=Path, metavar="CONFIG", help="train this detector from every encoder")
     return parser
+
+
+def _add_probe_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("weights", nargs="+", type=Path, help="backbone files or run folders, one for each seed")
+    command.add_argument("--random", type=int, default=3, help="random encoders to measure beside (default: 3)")
+    command.add_argument("--limit", type=int, help="images of each data set (default: all)")
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
+    command.add_argument("--out", type=Path, help="a JSON file to write")
 
 
 def _split(words: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -129,6 +171,41 @@ def _predict(options: argparse.Namespace) -> None:
     from visionlab.predict import predict
 
     predict(options.run, options.images, options.out, threshold=options.threshold, device=options.device)
+
+
+def _probe(options: argparse.Namespace) -> None:
+    from visionlab.probe import probe_files
+
+    probe_files(
+        options.weights,
+        options.train,
+        options.test,
+        options.out,
+        image_size=options.image_size,
+        grid=options.grid,
+        neighbors=options.neighbors,
+        labels_per_class=options.labels_per_class,
+        seeds=options.seeds,
+        random=options.random,
+        limit=options.limit,
+        device=options.device,
+    )
+
+
+def _roi_probe(options: argparse.Namespace) -> None:
+    from visionlab.probe import probe_rois
+
+    probe_rois(
+        options.weights,
+        tuple(options.train),
+        tuple(options.test),
+        options.out,
+        short_side=options.short_side,
+        max_size=options.max_size,
+        random=options.random,
+        limit=options.limit,
+        device=options.device,
+    )
 
 
 def _check_data(options: argparse.Namespace) -> int:
@@ -193,6 +270,21 @@ def _study(options: argparse.Namespace) -> int | None:
             tuning_seeds=options.tuning_seeds,
             seeds=options.seeds,
         )
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal
+    return None
+
+
+def _compare(options: argparse.Namespace) -> int | None:
+    from visionlab.compare import Measures, compare
+    from visionlab.train.guard import Interrupted
+
+    configs, overrides = _split(options.words)
+    names = ("train", "test", "image_size", "grid", "neighbors", "limit", "roi", "detect")
+    measures = Measures(**{name: getattr(options, name) for name in names})
+    try:
+        compare(configs, options.out, measures, seeds=options.seeds, only=options.only, overrides=overrides)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signal

@@ -75,6 +75,7 @@ def _pretrain(run: Pretrain, folder: Path, device: torch.device) -> None:
     pretext = run.pretext.build(backbone)
     loader, problems = build.unlabelled_loader(run, pretext.views, device)
     _tell(problems)
+    pretext.prepare(loader.sampler.length)
     task = PretrainTask(pretext)
     if distributed.is_main():
         first = next(iter(loader.batches(0)))

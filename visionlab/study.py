@@ -5,47 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from visionlab.config.load import load
 from visionlab.config.shipped import shipped
+from visionlab.eval.interval import Interval
 from visionlab.eval.report import write_comparison
 from visionlab.run import execute, execute_all
 from visionlab.run_folder import fingerprint
 
 ARMS = ("pretrained", "random")
 METRICS = ("AP", "AP50")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and the half width of its Student-t 95 % confidence interval.
-
-    Args:
-        mean: of the samples.
-        half_width: infinite for a single sample.
-    """
-
-    mean: float
-    half_width: float
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> Interval:
-        """Return the interval of independent samples, at least one."""
-        n = len(samples)
-        if n == 1:
-            return cls(samples[0], float("inf"))
-        error = float(np.std(samples, ddof=1)) / n**0.5
-        return cls(float(np.mean(samples)), float(stats.t.ppf(0.975, n - 1)) * error)
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} ± {100 * self.half_width:.1f}"
 
 
 def quickstart(out: Path) -> int | None:
@@ -72,7 +47,7 @@ def quickstart(out: Path) -> int | None:
     status = execute_all(runs)
     if status:
         return status
-    scores = {arm: _scores(folders[arm]) for arm in ARMS}
+    scores = {arm: last_scores(folders[arm]) for arm in ARMS}
     table = Table("validation images: Faster R-CNN from a", "AP", "AP50")
     for arm in ARMS:
         table.add_row(f"{arm} backbone", *(f"{100 * scores[arm][metric]:.1f}" for metric in METRICS))
@@ -163,7 +138,7 @@ class _Cells:
             overrides += [f"weights={weights}"] if weights else ["weights=null"]
             run = load(self.detect, overrides)
             try:
-                scores = _scores(execute(run))
+                scores = last_scores(execute(run))
             except FloatingPointError as error:
                 Console().print(f"{name}: {error}", style="yellow", markup=False, soft_wrap=True)
                 scores = dict.fromkeys(METRICS, 0.0)
@@ -187,8 +162,8 @@ class _Cells:
         return [f"seed={seed}", f"data.seed={seed}", f"data.root={self.out / 'data' / f'seed{seed}'}"]
 
 
-def _scores(folder: Path) -> dict[str, float]:
-    """Return the last evaluation of a detector's run."""
+def last_scores(folder: Path) -> dict[str, float]:
+    """Return AP and AP50 of the last evaluation of a detector's run."""
     last = sorted(path for path in (folder / "eval").glob("step_*.json") if path.stem.count("_") == 1)[-1]
     metrics = json.loads(last.read_text())["metrics"]
     return {metric: metrics[metric] for metric in METRICS}

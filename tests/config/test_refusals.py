@@ -134,6 +134,11 @@ def test_detector(faults, override):
         "pretext.temperature=-1",
         "pretext={name: rotation, image_size: 0}",
         "pretext={name: rotation, flip: 7}",
+        "pretext={name: patch_position, jitter: 0.3}",
+        "pretext={name: jigsaw, num_permutations: 1}",
+        "pretext={name: dim, prior_weight: -1}",
+        "pretext={name: dim, local_stride: 5}",
+        "pretext={name: cpc, overlap: 1}",
         "data={name: coco, annotations: a.json, images: images, limit: 0}",
     ],
 )
@@ -141,6 +146,18 @@ def test_pretraining(faults, override):
     [fault] = faults(PRETRAIN, override)
     key = override.partition("=")[0]
     assert fault.startswith(f'override "{override}": {key}'), fault
+
+
+def test_what_a_method_asks_of_its_backbone(faults):
+    text = PRETRAIN | {"pretext": {"name": "cpc"}, "backbone": {"name": "resnet18"}}
+    [fault] = faults(text)
+    assert "backbone.norm: expected group or frozen for cpc, got train" in fault
+    assert not faults(text, "backbone.norm=group")
+    assert not faults(text, "backbone.name=convnext_atto")  # it has no batch norm
+    text = PRETRAIN | {"pretext": {"name": "dim", "local_stride": 2}, "backbone": {"name": "resnet18"}}
+    [fault] = faults(text)
+    assert "pretext.local_stride: expected one of [4, 8, 16] for resnet18, got 2" in fault
+    assert not faults(text, "backbone.strides=[2, 4, 8]")
 
 
 @pytest.mark.parametrize("config", [DETECT, PRETRAIN])

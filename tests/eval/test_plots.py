@@ -55,3 +55,11 @@ def test_running_mean_against_a_loop():
     values = np.random.default_rng(0).normal(size=40)
     expected = [values[max(0, i - 3) : i + 4].mean() for i in range(40)]
     assert _running_mean(values, 7) == pytest.approx(expected)
+
+
+def test_bands_and_named_places():
+    axes = {"x_label": "level", "y_label": "accuracy", "x_names": ["stride 4", "stride 8"]}
+    plain = line_plot([Line("a", [0, 1], [30.0, 40.0], [float("inf")] * 2)], **axes)
+    banded = line_plot([Line("a", [0, 1], [30.0, 40.0], [2.0, float("inf")])], **axes)
+    assert {"stride 4", "stride 8"} <= set(texts(plain))
+    assert banded.count("<path") > plain.count("<path")

@@ -15,7 +15,7 @@ import visionlab
 from visionlab.models import weights
 from visionlab.models.backbone import Backbone, Normalization
 from visionlab.models.tensor_file import write_tensors
-from visionlab.models.weights import load_weights, save_backbone
+from visionlab.models.weights import load_weights, read_backbone, save_backbone
 
 PROVENANCE = {"method": "simclr", "steps": 1000, "images": 600}
 SAVED = {
@@ -307,3 +307,20 @@ def test_files_have_the_rights_that_the_umask_leaves(tmp_path):
     plain.touch()
     write_tensors({"weight": torch.ones(2)}, saved, "visionlab backbone", {})
     assert saved.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_file_says_how_to_build_its_backbone(tmp_path):
+    torch.manual_seed(3)
+    settings = {"name": "resnet18", "strides": [8, 16], "norm": "group", "options": {"channels": [8, 16, 32, 64]}}
+    backbone = Backbone(**settings).eval()
+    backbone.normalization = Normalization((0.1, 0.2, 0.3), (1, 2, 3))
+    save_backbone(backbone, tmp_path / "backbone.safetensors", provenance={"method": "none"})
+    for path in (tmp_path, tmp_path / "backbone.safetensors"):
+        again = read_backbone(path)
+        assert again.settings == backbone.settings
+        assert again.normalization == backbone.normalization
+        images = torch.randn(1, 3, 32, 32)
+        assert all(torch.equal(*maps) for maps in zip(again(images), backbone(images), strict=True))
+    save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="expected a file written by save_backbone"):
+        read_backbone(tmp_path / "other.safetensors")

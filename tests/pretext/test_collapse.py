@@ -1,9 +1,16 @@
-"""The collapse meters against embeddings whose answer is known."""
+"""The collapse meters against embeddings whose answer is known, and on methods that are made to collapse."""
+
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from small_methods import batch_of, build, section
+from tiny_runs import PRETRAIN, visionlab, write_config
 
-from visionlab.pretext.collapse import collapse_warnings, effective_rank, embedding_std
+from visionlab.pretext import simclr
+from visionlab.pretext.collapse import collapse_meters, collapse_warnings, effective_rank, embedding_std
+from visionlab.tasks.pretrain import PretrainTask
 
 
 def sphere(rows=4096, dimensions=16):
@@ -41,3 +48,72 @@ def test_warnings():
     assert "COLLAPSED" in collapse_warnings(torch.ones(64, 8) + 1e-4 * rows)[0]
     line = torch.linspace(-1, 1, 64)[:, None] * torch.ones(8)
     assert "COLLAPSED to a line" in collapse_warnings(line)[0]
+
+
+def test_the_projection_is_looked_at_as_well():
+    rows, point = sphere(64, 8), torch.ones(64, 4)
+    line = torch.linspace(-1, 1, 64)[:, None] * torch.ones(4)
+    assert collapse_warnings(rows, rows) == []
+    assert collapse_warnings(rows, point)[0].startswith("the projection has COLLAPSED: all images get nearly the same")
+    assert collapse_warnings(rows, line)[0].startswith("the projection has COLLAPSED to a line")
+    assert len(collapse_warnings(point, point)) == 2
+    assert set(collapse_meters(rows)) == {"embedding_std", "effective_rank"}
+    meters = collapse_meters(rows, point)
+    assert meters["embedding_std"] > 0.9
+    assert meters["projection_std"] == pytest.approx(0, abs=1e-6)
+    assert meters["projection_rank"] == pytest.approx(1, abs=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ forced collapses
+
+
+def train(method: str, **settings) -> PretrainTask:
+    """Train a method on ever new views of twelve images, fast enough for a collapse."""
+    task = PretrainTask(build(method, norm="train"))
+    for name, value in settings.items():
+        task.pretext.weights[name] = value
+    optimizer = torch.optim.Adam(task.parameters(), lr=2e-2)
+    for step in range(60):
+        optimizer.zero_grad()
+        sum(task(batch_of(task.pretext, range(12), epoch=step)).values()).backward()
+        optimizer.step()
+        assert step or task.warnings() == []
+    return task
+
+
+def test_without_negatives_contrast_collapses(monkeypatch):
+    def only_positives(first, second, temperature):
+        return -F.cosine_similarity(first, second).mean() / temperature, torch.tensor(0.0)
+
+    assert train("simclr").warnings() == []
+    monkeypatch.setattr(simclr, "nt_xent", only_positives)
+    assert "the projection has COLLAPSED" in train("simclr").warnings()[0]
+
+
+def test_views_that_only_agree_collapse_when_both_have_a_gradient():
+    assert train("vicreg").warnings() == []
+    collapsed = train("vicreg", variance=0.0, covariance=0.0)
+    assert "the projection has COLLAPSED" in collapsed.warnings()[0]
+    assert collapsed.meters()["variance"] > 0.8
+
+
+def test_a_projection_can_collapse_under_a_healthy_encoder():
+    task = PretrainTask(build("simclr"))
+    last = task.pretext.projection[-1]
+    torch.nn.init.normal_(last.weight, std=1e-4)
+    torch.nn.init.ones_(last.bias)
+    losses = task(batch_of(task.pretext))
+    assert losses["contrast"].item() == pytest.approx(math.log(2 * 8 - 1), abs=1e-3)  # where such a run gets stuck
+    assert task.meters()["embedding_std"] > 0.1
+    assert task.meters()["projection_std"] < 0.01
+    (warning,) = task.warnings()
+    assert warning.startswith("the projection has COLLAPSED")
+
+
+def test_a_run_says_that_it_has_collapsed(tmp_path, capsys):
+    for weight, collapses in ((0.0, True), (25.0, False)):
+        pretext = section("vicreg") | {"variance": weight, "covariance": weight / 25}
+        sections = {"optimizer": {"name": "adamw", "lr": 0.02}, "loader": {"batch_size": 12, "workers": 0}}
+        config = write_config(tmp_path, PRETRAIN, str(collapses), pretext=pretext, train={"steps": 60}, **sections)
+        assert visionlab("train", config) == 0
+        assert ("the projection has COLLAPSED" in capsys.readouterr().out) == collapses

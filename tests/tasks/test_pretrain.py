@@ -10,16 +10,21 @@ from visionlab.tasks.pretrain import PretrainTask
 class Method(torch.nn.Module):
     """A method whose embedding is given."""
 
-    def __init__(self, embedding):
+    def __init__(self, embedding, accuracy=0.25, projection=None):
         super().__init__()
+        self.accuracy, self.projection = torch.tensor(accuracy), projection
         self.embedding = torch.nn.Parameter(embedding)
         self.steps = []
 
     def forward(self, batch):
-        return PretextOutput({"guess": self.embedding.sum()}, self.embedding, {"accuracy": torch.tensor(0.25)})
+        metrics = {"accuracy": self.accuracy}
+        return PretextOutput({"guess": self.embedding.sum()}, self.embedding, metrics, self.projection)
 
     def after_step(self, step):
         self.steps.append(step)
+
+    def warnings(self, output):
+        return ["odd"] if output.metrics["accuracy"] > 0.5 else []
 
 
 BATCH = ViewBatch([torch.zeros(8, 3, 2, 2, dtype=torch.uint8)])
@@ -56,3 +61,18 @@ def test_the_method_hears_of_steps():
     task = PretrainTask(Method(torch.eye(8)))
     task.after_step(3)
     assert task.pretext.steps == [3]
+
+
+def test_a_projection_has_meters_and_warnings_of_its_own():
+    task = PretrainTask(Method(torch.eye(8), projection=torch.ones(8, 4).requires_grad_()))
+    task(BATCH)
+    assert task.meters()["projection_std"] < 1e-6
+    assert task.meters()["embedding_std"] > 0.9
+    assert ["projection" in warning for warning in task.warnings()] == [True]
+    assert not task._last.projection.requires_grad
+
+
+def test_a_method_may_warn_of_its_own_numbers():
+    task = PretrainTask(Method(torch.eye(8), accuracy=0.75))
+    task(BATCH)
+    assert task.warnings() == ["odd"]

@@ -12,7 +12,7 @@ from visionlab.config.schema import Common, Detect, Pretrain
 from visionlab.data.loader import DetectionSamples, EvalLoader, TrainLoader, ViewSamples
 from visionlab.data.problems import Problem
 from visionlab.data.transforms import EvaluationResize
-from visionlab.data.views import Views
+from visionlab.data.views import ViewsLike
 from visionlab.eval.detection import DetectionEvaluator
 from visionlab.models.detector import build_detector
 from visionlab.models.two_stage_detector import TwoStageDetector
@@ -40,7 +40,7 @@ def training(run: Common, task: Task, folder: Path, fingerprint: str) -> tuple[O
     )
 
 
-def unlabelled_loader(run: Pretrain, views: Views, device: torch.device) -> tuple[TrainLoader, list[Problem]]:
+def unlabelled_loader(run: Pretrain, views: ViewsLike, device: torch.device) -> tuple[TrainLoader, list[Problem]]:
     """Find the images of a pretraining run; also return what is wrong with them."""
     data = run.data.build()
     return run.loader.build(ViewSamples(data, views), run.seed, device.type == "cuda"), data.problems

@@ -36,12 +36,24 @@ WIDTH = 256
 
 
 class AnyEncoder(nn.Module):
-    """Stands for the backbone that a pretext method is built on."""
+    """Stands for the backbone that a pretext method is built on.
 
+    Args:
+        backbone: its settings.
+    """
+
+    name = "the backbone"
     num_features = WIDTH
+    fixed_size = None
+
+    def __init__(self, backbone: Part) -> None:
+        super().__init__()
+        self.strides = backbone.strides or STRIDES
+        self.channels = [WIDTH] * len(self.strides)
+        self.norm = backbone.norm
+        self.model = nn.BatchNorm2d(1)
 
 
-ENCODER = AnyEncoder()
 SAMPLES = SimpleNamespace(files=[""], groups=None)
 FOLDER = Path()
 
@@ -62,6 +74,21 @@ def refusals(name: str, section: Part, *parts: Any) -> Iterator[tuple[str, str]]
             _build(section, *parts)
     except ValueError as error:
         yield _place(name, section, str(error))
+
+
+def pretext_refusals(backbone: Part, pretext: Part) -> Iterator[tuple[str, str]]:
+    """Yield what a pretext method says against its settings, or against those of the backbone it is built on."""
+    found = list(refusals("pretext", pretext, AnyEncoder(backbone)))
+    if found:
+        # Now it is worth the seconds to build the backbone: what is refused may fit its own levels and layers.
+        try:
+            found = list(refusals("pretext", pretext, _build(backbone)))
+        except ValueError as error:
+            found = [_place("backbone", backbone, str(error))]
+    for key, message in found:
+        # What is wrong may be a setting of the backbone: the method can only say which.
+        place, what = _place("backbone", backbone, message)
+        yield (place, what) if key == "pretext" and place != "backbone" else (key, message)
 
 
 def detector_refusals(backbone: Part, neck: Part, rpn: Part, head: Part) -> Iterator[tuple[str, str]]:

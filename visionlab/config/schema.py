@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from visionlab.config.data import DETECT_DATA, PRETRAIN_DATA
 from visionlab.config.part import From, Part, Section
-from visionlab.config.refusals import ENCODER, FOLDER, SAMPLES, detector_refusals, refusals
+from visionlab.config.refusals import FOLDER, SAMPLES, detector_refusals, pretext_refusals, refusals
 from visionlab.data.loader import TrainLoader
 from visionlab.data.transforms import DetectionTransform, EvaluationResize
 from visionlab.eval.detection import DetectionEvaluator
@@ -94,7 +94,7 @@ class Pretrain(Common):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
-        yield from refusals("pretext", self.pretext, ENCODER)
+        yield from pretext_refusals(self.backbone, self.pretext)
 
 
 class Detect(Common):

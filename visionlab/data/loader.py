@@ -22,7 +22,7 @@ from visionlab.data.images import ImageError, file_problem
 from visionlab.data.problems import Policy, Problem
 from visionlab.data.sampling import Key, Sampler, shard
 from visionlab.data.transport import Fetched
-from visionlab.data.views import Views
+from visionlab.data.views import ViewsLike
 from visionlab.seeding import derive_seed
 from visionlab.structures import ImageBatch, Target, ViewBatch
 
@@ -99,7 +99,7 @@ class ViewSamples:
         views: what is made of each.
     """
 
-    def __init__(self, dataset: ImageFolder, views: Views):
+    def __init__(self, dataset: ImageFolder, views: ViewsLike):
         self.dataset, self.views = dataset, views
         self.policy = dataset.policy
         self.files = dataset.files

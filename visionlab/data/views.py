@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from visionlab.checks import check_above, check_at_least, check_in
-from visionlab.data.transforms import A, color_jitter, flip_step, seed_transform
+from visionlab.data.transforms import A, color_jitter, flip_step, resize, seed_transform
 from visionlab.seeding import derive_seed
+
+ViewsLike = Callable[[np.ndarray, int], list[Tensor]]
+"""Makes views, each ``(3, H, W)`` uint8, of an ``(H, W, 3)`` uint8 RGB image and its seed."""
 
 
 class Views:
@@ -91,3 +96,21 @@ class Views:
             view = transform(image=image)["image"]
             views.append(torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))))
         return views
+
+
+class CenterCrop:
+    """Makes one view of an image, always the same: its middle, as large as fits a square.
+
+    Args:
+        image_size: side of the square, in pixels.
+    """
+
+    def __init__(self, image_size: int):
+        check_at_least(1, image_size=image_size)
+        self.image_size = image_size
+
+    def __call__(self, image: np.ndarray, seed: int = 0) -> list[Tensor]:
+        """Return one ``(3, image_size, image_size)`` uint8 tensor of an ``(H, W, 3)`` uint8 image."""
+        side = min(image.shape[:2])
+        top, left = ((length - side) // 2 for length in image.shape[:2])
+        return [resize(image[top : top + side, left : left + side], self.image_size, self.image_size)]

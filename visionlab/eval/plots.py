@@ -46,11 +46,13 @@ class Line:
         label: its name in the legend; empty for none.
         x: N numbers.
         y: N finite numbers.
+        spread: half of the height of a band around y, N numbers; none where it is not given or not finite.
     """
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
+    spread: Sequence[float] = ()
 
 
 def line_plot(
@@ -64,6 +66,7 @@ def line_plot(
     log: bool = False,
     smooth: bool = False,
     markers: bool = False,
+    x_names: Sequence[str] = (),
 ) -> Markup:
     """Return lines as an ``<svg>`` element; an empty string when no line has a point.
 
@@ -77,6 +80,7 @@ def line_plot(
         log: whether y is logarithmic (where all values are positive).
         smooth: whether to draw a running mean, over the values themselves in a faint line.
         markers: whether to mark the points.
+        x_names: what stands below x = 0, 1, 2, … in place of numbers.
     """
     lines = [line for line in lines if len(line.x)]
     if not lines:
@@ -96,10 +100,16 @@ def line_plot(
                 axes.plot(x, y, **style | {"linewidth": 0.6, "alpha": 0.35})
                 y = _running_mean(y, max(3, len(y) // 25))
             axes.plot(x, y, label=_label(line.label), **style)
+            if np.isfinite(line.spread).any():
+                spread = np.nan_to_num(np.asarray(line.spread, dtype=float), posinf=0)
+                low, high = (np.asarray(line.y) + sign * spread for sign in (-1, 1))
+                axes.fill_between(line.x, low, high, color=style["color"], alpha=0.12, linewidth=0)
         if log and all(min(line.y) > 0 for line in lines):
             axes.set_yscale("log")
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.set_xlim(x_range)
+        if x_names:
+            axes.set_xticks(range(len(x_names)), x_names)
         axes.set_ylim(y_min, y_max)
         axes.grid(True)
         if any(line.label for line in lines):

@@ -145,6 +145,8 @@ def _meter_plots(record: RunRecord) -> list[Plot]:
     captions = {
         "embedding_std": "Standard deviation of the embedding: near 0 is a collapse",
         "effective_rank": "Effective rank of the embedding: near 1 is a collapse",
+        "projection_std": "Standard deviation of the projection: near 0, the loss compares nothing",
+        "projection_rank": "Effective rank of the projection: near 1, the loss compares nothing",
         "accuracy": "Accuracy of the pretext task",
     }
     plots = []

@@ -156,11 +156,11 @@ class Backbone(nn.Module):
             sizes: ``(height, width)`` of each image; what lies beyond is padding and becomes 0.
 
         Returns:
-            ``(N, 3, H, W)`` float32.
+            ``(N, 3, H, W)`` in the precision of the model.
         """
         if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[1] != 3:
             raise ValueError(f"normalize expects (N, 3, H, W) uint8, got {tuple(pixels.shape)} {pixels.dtype}")
-        images = pixels.float().div_(255).sub_(self._mean).div_(self._std)
+        images = pixels.to(self._mean.dtype).div_(255).sub_(self._mean).div_(self._std)
         if sizes is not None:
             for image, (height, width) in zip(images, sizes, strict=True):
                 image[:, height:] = 0

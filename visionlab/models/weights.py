@@ -107,6 +107,26 @@ def save_backbone(backbone: Backbone, path: str | Path, *, provenance: Mapping[s
     write_tensors(tensors, path, KIND, texts)
 
 
+def read_backbone(path: str | Path) -> Backbone:
+    """Build the backbone that a file holds, and load it.
+
+    Args:
+        path: what ``save_backbone`` wrote, or the run folder it lies in.
+
+    Raises:
+        ValueError: there is no such file, or it is none of these.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "backbone.safetensors"
+    _, description = read_tensors(path)
+    if description.get("kind") != KIND:
+        raise ValueError(f"{path}: expected a file written by save_backbone, it does not say it is a backbone")
+    backbone = Backbone(**json.loads(description["settings"]))
+    load_weights(backbone, path, min_matched=1.0)
+    return backbone.eval()
+
+
 def load_weights(backbone: Backbone, path: str | Path, *, min_matched: float = 0.95) -> TransferReport:
     """Load weights into a backbone, or refuse and change nothing.
 

@@ -43,20 +43,38 @@ def effective_rank(embedding: Tensor) -> Tensor:
     return torch.special.entr(share).sum().exp()
 
 
-def collapse_warnings(embedding: Tensor) -> list[str]:
-    """Return a sentence for each way in which an embedding has collapsed; none for a healthy one.
+def collapse_meters(embedding: Tensor, projection: Tensor | None = None) -> dict[str, float]:
+    """Return the numbers that show a collapse, by the names they are logged under.
 
     Args:
-        embedding: ``(M, D)``; a single row tells nothing.
+        embedding: ``(M, D)`` pooled features of the encoder.
+        projection: ``(M, P)`` what the loss compares, if there is such a thing.
     """
-    if len(embedding) > 1 and embedding_std(embedding) < COLLAPSED_STD:
-        return [
-            f"the representation has COLLAPSED: all images get nearly the same embedding (embedding_std is below "
-            f"{COLLAPSED_STD}); a detector gains nothing from this encoder"
-        ]
-    if len(embedding) >= MIN_ROWS and effective_rank(embedding) < COLLAPSED_RANK:
-        return [
-            f"the representation has COLLAPSED to a line: images differ in one direction only (effective_rank is below "
-            f"{COLLAPSED_RANK}); a detector gains nothing from this encoder"
-        ]
+    meters = {"embedding_std": embedding_std(embedding), "effective_rank": effective_rank(embedding)}
+    if projection is not None:
+        meters |= {"projection_std": embedding_std(projection), "projection_rank": effective_rank(projection)}
+    return {name: float(value) for name, value in meters.items()}
+
+
+def collapse_warnings(embedding: Tensor, projection: Tensor | None = None) -> list[str]:
+    """Return a sentence for each way in which a representation has collapsed; none for a healthy one.
+
+    Args:
+        embedding: ``(M, D)`` pooled features of the encoder; a single row tells nothing.
+        projection: ``(M, P)`` what the loss compares, if there is such a thing.
+    """
+    found = _collapse("representation", "embedding", "embedding_std", "effective_rank", embedding)
+    warnings = [f"{what}; a detector gains nothing from this encoder" for what in found]
+    if projection is not None:
+        found = _collapse("projection", "projection", "projection_std", "projection_rank", projection)
+        warnings += [f"{what}; the loss has nothing to compare and the encoder stops learning" for what in found]
+    return warnings
+
+
+def _collapse(whole: str, each: str, std: str, rank: str, rows: Tensor) -> list[str]:
+    if len(rows) > 1 and embedding_std(rows) < COLLAPSED_STD:
+        return [f"the {whole} has COLLAPSED: all images get nearly the same {each} ({std} is below {COLLAPSED_STD})"]
+    if len(rows) >= MIN_ROWS and effective_rank(rows) < COLLAPSED_RANK:
+        line = f"images differ in one direction only ({rank} is below {COLLAPSED_RANK})"
+        return [f"the {whole} has COLLAPSED to a line: {line}"]
     return []

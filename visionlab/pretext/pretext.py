@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from visionlab.data.views import Views
+from visionlab.data.views import ViewsLike
 from visionlab.models.backbone import Backbone
 from visionlab.structures import ViewBatch
 
@@ -21,11 +21,14 @@ class PretextOutput:
         embedding: ``(M, D)`` pooled features of the encoder; the collapse meters look at them, since a projection that
             ends in a normalization can hide a collapse behind it.
         metrics: named scalars to log, for example the accuracy of the pretext task in ``[0, 1]``.
+        projection: ``(M, P)`` what the loss compares, where a method has a projection; the collapse meters look at it
+            too, since it can collapse on its own, and then the encoder learns nothing any more.
     """
 
     losses: dict[str, Tensor]
     embedding: Tensor
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    projection: Tensor | None = None
 
 
 class Pretext(nn.Module, ABC):
@@ -35,7 +38,7 @@ class Pretext(nn.Module, ABC):
         encoder: the backbone to train; it alone is handed on to the detector.
     """
 
-    views: Views
+    views: ViewsLike
 
     def __init__(self, encoder: Backbone):
         super().__init__()
@@ -45,8 +48,23 @@ class Pretext(nn.Module, ABC):
     def forward(self, batch: ViewBatch) -> PretextOutput:
         """Return losses, embedding and metrics of a batch of views made by ``self.views``."""
 
+    def prepare(self, images: int) -> None:
+        """Make room for what is kept of each image; called once, before training. Most methods keep nothing.
+
+        Args:
+            images: how many images there are; ``ViewBatch.ids`` are below it.
+        """
+
     def after_step(self, step: int) -> None:
         """Update what gradients do not: momentum encoders, queues, memory banks. Most methods have none."""
+
+    def warnings(self, output: PretextOutput) -> list[str]:
+        """Return what the method's own numbers say of a collapse, beside the meters that all methods share.
+
+        Args:
+            output: of the last batch, without graph and losses.
+        """
+        return []
 
     def pictures(self, batch: ViewBatch) -> ViewBatch:
         """Return what the network sees of a batch, to be drawn; the views themselves, unless a method changes them."""

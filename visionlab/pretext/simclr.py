@@ -65,4 +65,4 @@ class SimCLR(Pretext):
         features = self.encoder.pool(self.encoder.normalize(torch.cat(batch.views)))
         first, second = self.projection(features).chunk(2)
         loss, accuracy = nt_xent(first, second, self.temperature)
-        return PretextOutput({"contrast": loss}, features[: len(batch)], {"accuracy": accuracy})
+        return PretextOutput({"contrast": loss}, features[: len(batch)], {"accuracy": accuracy}, projection=first)

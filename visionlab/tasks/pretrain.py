@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from visionlab.pretext import Pretext, PretextOutput
-from visionlab.pretext.collapse import collapse_warnings, effective_rank, embedding_std
+from visionlab.pretext.collapse import collapse_meters, collapse_warnings
 from visionlab.structures import ViewBatch
 from visionlab.train.task import Task
 
@@ -26,7 +26,10 @@ class PretrainTask(Task):
         """Return the method's named losses of a batch of views."""
         output = self.pretext(batch)
         self._last = PretextOutput(
-            {}, output.embedding.detach(), {name: value.detach() for name, value in output.metrics.items()}
+            {},
+            output.embedding.detach(),
+            {name: value.detach() for name, value in output.metrics.items()},
+            None if output.projection is None else output.projection.detach(),
         )
         return output.losses
 
@@ -38,12 +41,10 @@ class PretrainTask(Task):
         if self._last is None:
             return {}
         meters = {name: float(value) for name, value in self._last.metrics.items()}
-        meters["embedding_std"] = float(embedding_std(self._last.embedding))
-        meters["effective_rank"] = float(effective_rank(self._last.embedding))
-        return meters
+        return meters | collapse_meters(self._last.embedding, self._last.projection)
 
     def warnings(self) -> list[str]:
         """Return what the collapse meters say of the last batch's representation, if it has collapsed."""
         if self._last is None:
             return []
-        return collapse_warnings(self._last.embedding)
+        return collapse_warnings(self._last.embedding, self._last.projection) + self.pretext.warnings(self._last)

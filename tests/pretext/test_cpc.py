@@ -1,0 +1,174 @@
+"""Contrastive predictive coding against its formula, patch by patch, and against one process."""
+
+import math
+import os
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from small_encoder import SmallEncoder, assert_same_gradients, gradients, random_views
+from tiny_runs import PRETRAIN
+
+from visionlab import distributed
+from visionlab.models.backbone import Backbone
+from visionlab.pretext.cpc import ContrastivePredictiveCoding, MaskedBlock
+from visionlab.structures import ViewBatch
+
+GRID = 4
+
+
+def small(**settings):
+    torch.manual_seed(0)
+    defaults = {"image_size": 40, "grid": GRID, "predict_rows": 2, "context_layers": 2, "context_dim": 5}
+    return ContrastivePredictiveCoding(SmallEncoder(), **(defaults | {"target_dim": 3} | settings)).double()
+
+
+def context_of(network, grid):
+    """The context at every place of ``{(row, column): features}``, by sums over places not below."""
+    *blocks, _ = network
+    nothing = torch.zeros(5, dtype=torch.float64)
+    for block in blocks:
+        reduced = {p: (block.reduce.weight[:, :, 0, 0] @ z + block.reduce.bias).clamp_min(0) for p, z in grid.items()}
+        across = {}
+        for y, x in grid:
+            near = (block.across.weight[:, :, 0, 1 + d] @ reduced.get((y, x + d), nothing) for d in (-1, 0, 1))
+            across[y, x] = sum(near) + block.across.bias
+        new = {}
+        for y, x in grid:
+            above, here = (across.get((y + d, x), nothing) for d in (-1, 0))
+            hidden = block.down.weight[:, :, 0, 0] @ above + block.down.weight[:, :, 1, 0] @ here + block.down.bias
+            new[y, x] = grid[y, x] + block.expand.weight[:, :, 0, 0] @ hidden.clamp_min(0) + block.expand.bias
+        grid = new
+    return {place: features.clamp_min(0) for place, features in grid.items()}
+
+
+# Where a place of the grid, as a direction sees it, lies in the image.
+PLACES = {
+    "down": lambda y, x: (y, x),
+    "up": lambda y, x: (GRID - 1 - y, x),
+    "right": lambda y, x: (x, y),
+    "left": lambda y, x: (x, GRID - 1 - y),
+}
+
+
+def formula(method, views, steps):
+    """Minus the mean, over directions and steps, of the mean over predictions of log(right / mean of all)."""
+    features = [method.encoder.pool(method.encoder.normalize(view)) for view in views]
+    terms = []
+    for name, direction in method.directions.items():
+        images = []
+        for image in range(len(views[0])):
+            places = {(y, x): PLACES[name](y, x) for y in range(GRID) for x in range(GRID)}
+            images.append({seen: features[GRID * row + column][image] for seen, (row, column) in places.items()})
+        targets = [{p: direction.target.weight @ z + direction.target.bias for p, z in g.items()} for g in images]
+        everyone = torch.stack([target for image in targets for target in image.values()])
+        for step, predict in zip(steps, direction.predictions, strict=True):
+            logs = []
+            for grid, target in zip(images, targets, strict=True):
+                for (y, x), context in context_of(direction.context, grid).items():
+                    if y + step < GRID:
+                        foretold = (predict.weight @ context + predict.bias) / math.sqrt(3)
+                        scores = (everyone @ foretold).exp()
+                        logs.append(((target[y + step, x] @ foretold).exp() / scores.mean()).log())
+            terms.append(torch.stack(logs).mean())
+    return -torch.stack(terms).mean()
+
+
+@pytest.mark.parametrize(
+    ("directions", "skip_rows", "steps"), [(1, 1, (2, 3)), (2, 0, (1, 2)), (3, 1, (2, 3)), (4, 1, (2, 3))]
+)
+def test_loss_and_gradient_are_those_of_the_formula(directions, skip_rows, steps):
+    method = small(directions=directions, skip_rows=skip_rows)
+    views = random_views(GRID**2, images=2)
+    loss = method(ViewBatch(views)).losses["prediction"]
+    expected = formula(method, views, steps)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-13)
+    assert_same_gradients(gradients(loss, method), gradients(expected, method))
+
+
+def test_the_context_knows_nothing_of_the_rows_below():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(*(MaskedBlock(4, 8) for _ in range(3))).double()
+    grid = torch.randn(1, 4, 5, 7, dtype=torch.float64, requires_grad=True)
+    for row in range(5):
+        (slope,) = torch.autograd.grad(network(grid)[0, :, row, 3].square().sum(), grid)
+        reached = slope[0].abs().sum(0) > 0
+        assert not reached[row + 1 :].any()
+        assert reached[max(row - 3, 0) : row + 1, 3].all()  # each block adds a row above
+        assert reached[row].all()  # and a column to either side
+
+
+def test_information_is_bounded_by_the_log_of_the_patches():
+    method = small()
+    with torch.no_grad():
+        for direction in method.directions.values():
+            direction.target.weight.mul_(1000)
+    batch = ViewBatch(random_views(GRID**2, images=2))
+    assert method(batch).metrics["information"] < math.log(2 * GRID**2)
+
+
+def _two_processes(rank, port, folder):
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    distributed.start(torch.device("cpu"))
+    method = small(directions=4)
+    mine = slice(2 * rank, 2 * rank + 2)
+    loss = method(ViewBatch([view[mine] for view in random_views(GRID**2, images=4)])).losses["prediction"]
+    loss.backward()
+    result = distributed.average(loss), {name: distributed.average(p.grad) for name, p in method.named_parameters()}
+    if rank == 0:
+        torch.save(result, f"{folder}/output.pt")
+    distributed.stop()
+
+
+def test_two_processes_equal_one(tmp_path, free_port):
+    mp.spawn(_two_processes, (free_port, str(tmp_path)), nprocs=2)
+    loss, slopes = torch.load(tmp_path / "output.pt")
+    method = small(directions=4)
+    whole = method(ViewBatch(random_views(GRID**2, images=4))).losses["prediction"]
+    whole.backward()
+    torch.testing.assert_close(loss, whole.detach(), rtol=1e-12, atol=0)
+    for name, parameter in method.named_parameters():
+        torch.testing.assert_close(slopes[name], parameter.grad, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("norm", ["train", "sync"])
+def test_batch_norm_is_refused(norm):
+    with pytest.raises(ValueError, match=f"^norm: expected group or frozen for cpc, got {norm}: batch norm would tell"):
+        ContrastivePredictiveCoding(Backbone(**PRETRAIN["backbone"], norm=norm), image_size=64)
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+def test_patches_are_encoded_by_themselves(norm):
+    """What a patch becomes does not depend on the others, even while training."""
+    method = ContrastivePredictiveCoding(Backbone(**PRETRAIN["backbone"], norm=norm), image_size=32).train()
+    views = random_views(49, images=2)
+    others = [view if number == 24 else 255 - view for number, view in enumerate(views)]
+    first, second = (method(ViewBatch(v)).embedding for v in (views, others))
+    torch.testing.assert_close(first, second)
+
+
+def test_a_model_without_batch_norm_trains_as_it_is():
+    backbone = Backbone(name="vit_tiny_patch16_224", image_size=32, options={"depth": 1, "embed_dim": 12})
+    method = ContrastivePredictiveCoding(backbone, image_size=80, grid=4, predict_rows=2)
+    assert method.views.tile_size == 32
+    method(ViewBatch(random_views(16, size=32))).losses["prediction"].backward()
+
+
+def test_the_picture_is_the_grid():
+    (picture,) = small().pictures(ViewBatch(random_views(16))).views
+    assert picture.shape == (3, 3, 38, 38)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"overlap": 0.0}, r"overlap: expected a number in \(0, 1\)"),
+        ({"directions": 5}, r"directions: expected a number in \[1, 4\]"),
+        ({"predict_rows": 3}, r"predict_rows: expected at most 3 together with skip_rows in a grid of 4, got 3 \+ 1"),
+        ({"context_layers": 0}, "context_layers: expected at least 1"),
+    ],
+)
+def test_faulty_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        small(**settings)

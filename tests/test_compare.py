@@ -1,0 +1,207 @@
+"""The protocol of a comparison: cells that are done once, what is held equal, and what the table says."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from tiny_runs import DETECT, PRETRAIN, visionlab, write_config
+
+from visionlab import compare, run
+from visionlab.compare import Measures
+from visionlab.data.synthetic import write_synthetic
+from visionlab.eval.interval import Interval
+from visionlab.train.guard import NonFiniteError
+
+METHODS = {
+    "turns": {"name": "rotation", "image_size": 32},
+    "views": {"name": "simclr", "image_size": 32, "hidden_dim": 8},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    monkeypatch.setattr(run, "write_report", lambda folder: folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for channel, name in ((0, "red"), (2, "blue")):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(8):
+                pixels = generator.integers(0, 150, (32, 32, 3), dtype=np.uint8)
+                pixels[..., channel] += 60
+                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
+    write_synthetic(folder / "boxes", unlabelled=1, labelled=6, validation=4, image_size=64)
+    return folder
+
+
+@pytest.fixture
+def configs(tmp_path, data) -> list[Path]:
+    images = {"name": "folder", "root": str(data / "train")}
+    return [write_config(tmp_path, PRETRAIN, name, pretext=pretext, data=images) for name, pretext in METHODS.items()]
+
+
+@pytest.fixture
+def measures(data) -> Measures:
+    return Measures(data / "train", data / "test", image_size=32, neighbors=3)
+
+
+@pytest.fixture
+def done(monkeypatch) -> list:
+    """The runs that were executed."""
+    runs = []
+
+    def execute(each):
+        runs.append(each)
+        return run.execute(each)
+
+    monkeypatch.setattr(compare, "execute", execute)
+    return runs
+
+
+def cells(out: Path) -> set[str]:
+    return {path.stem for path in (out / "cells").glob("*-seed*.json")}
+
+
+def test_every_method_is_measured_beside_random_and_supervised(configs, data, measures, done, tmp_path, capsys):
+    out = tmp_path / "out"
+    boxes = {"name": "coco", "root": str(data / "boxes"), "annotations": "annotations/train.json", "images": "train"}
+    boxes |= {"val_annotations": "annotations/val.json", "val_images": "val"}
+    detect = write_config(tmp_path, DETECT, data=boxes)
+    words = ["compare", *configs, "--train", data / "train", "--test", data / "test", "--out", out]
+    words += ["--image-size", 32, "--neighbors", 3, "--roi", detect, "--detect", detect]
+    assert visionlab(*words, "--seeds", 0, 1) == 0
+    assert cells(out) == {f"{name}-seed{seed}" for name in ("random", "supervised", *METHODS) for seed in (0, 1)}
+    assert not any((out / "runs").iterdir())
+    assert len(list((out / "backbones").iterdir())) == 8
+    cell = json.loads((out / "cells" / "turns-seed1.json").read_text())
+    assert (cell["method"], cell["seed"]) == ("turns", 1)
+    assert list(cell["probe"]) == ["stride 4", "stride 8", "stride 16", "stride 32", "pooled"]
+    assert set(cell["probe"]["pooled"]) == {"knn", "linear"}
+    assert set(cell["roi"]["stride 4"]) == {"accuracy", "balanced"}
+    assert set(cell["detection"]) == {"AP", "AP50"}
+    assert cell["cost"]["seconds"] > 0
+    assert cell["cost"]["images_per_second"] > 0
+    assert 50 < cell["cost"]["megabytes"] < 20_000
+    assert "cost" not in json.loads((out / "cells" / "random-seed0.json").read_text())
+
+    table = (out / "compare.md").read_text()
+    assert table in capsys.readouterr().out
+    rows = {
+        row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ") for row in table.splitlines() if row[:1] == "|"
+    }
+    assert list(rows) == ["method", "---", "random", "supervised", *METHODS]
+    values = [json.loads((out / "cells" / f"turns-seed{seed}.json").read_text()) for seed in (0, 1)]
+    column = rows["method"].index("linear, stride 8")
+    linear = [value["probe"]["stride 8"]["linear"] for value in values]
+    assert rows["turns"][column] == Interval.of(linear).text()
+    assert rows["random"][rows["method"].index("minutes")] == "–"
+    page = (out / "compare.html").read_text()
+    assert page.count("<svg") == 3
+    assert json.loads((out / "compare.json").read_text())["cells"]["turns"] == values
+
+    done.clear()
+    assert visionlab(*words, "--seeds", 0, 1) == 0
+    assert done == []
+
+
+def test_a_cell_is_done_once_and_a_missing_one_is_shown(configs, measures, done, tmp_path, capsys):
+    out = tmp_path / "out"
+    page = compare.compare(configs, out, measures, seeds=[0, 1], only=["turns"])
+    assert cells(out) == {"turns-seed0", "turns-seed1"}
+    assert [each.seed for each in done] == [0, 1]
+    (out / "cells" / "turns-seed1.json").unlink()
+    page = compare.compare(configs, out, measures, seeds=[0, 1], only=[])
+    assert len(done) == 2
+    rows = {row.split(" | ")[0].strip("| "): row for row in page.with_suffix(".md").read_text().splitlines()}
+    assert rows["views"].count("missing") >= 5
+    assert rows["views"].startswith("| views | 0 of 2 |")
+    assert rows["random"].startswith("| random | 0 of 2 |")
+    assert rows["turns"].startswith("| turns | 1 of 2 |")
+    assert "missing" not in rows["turns"]
+    compare.compare(configs, out, measures, seeds=[0, 1], only=["turns"])
+    assert [each.seed for each in done] == [0, 1, 1]
+
+
+def test_the_same_cell_again_is_the_same_number(configs, measures, tmp_path):
+    found = []
+    for name in ("one", "two"):
+        compare.compare(configs, tmp_path / name, measures, seeds=[3], only=["views", "random", "supervised"])
+        texts = [json.loads(path.read_text()) for path in sorted((tmp_path / name / "cells").glob("*-seed3.json"))]
+        found.append([cell["probe"] for cell in texts])
+    assert found[0] == found[1]
+    assert len({json.dumps(each) for each in found[0]}) == 3
+
+
+def test_a_run_that_diverges_is_said_and_the_others_go_on(configs, measures, tmp_path, monkeypatch):
+    def execute(each):
+        if each.pretext.name == "simclr":
+            raise NonFiniteError(7, "contrast", float("nan"), [])
+        return run.execute(each)
+
+    monkeypatch.setattr(compare, "execute", execute)
+    page = compare.compare(configs, tmp_path / "out", measures, seeds=[0], only=["views", "turns"])
+    rows = {row.split(" | ")[0].strip("| "): row for row in page.with_suffix(".md").read_text().splitlines()}
+    assert rows["views"].startswith("| views | 0 of 1, 1 diverged | missing")
+    assert rows["turns"].startswith("| turns | 1 | ")
+    assert "the loss contrast is nan in step 7" in page.read_text()
+
+
+def test_what_is_not_held_equal_is_refused(configs, measures, tmp_path):
+    out = tmp_path / "out"
+    config = yaml.safe_load(configs[1].read_text())
+    for section, key, value in (("train", "steps", 5), ("loader", "batch_size", 2)):
+        changed = config | {section: config[section] | {key: value}}
+        configs[1].write_text(yaml.safe_dump(changed))
+        with pytest.raises(
+            ValueError, match=rf"^{section}.{key}: expected the same for all methods, got \d in turns, "
+        ):
+            compare.compare(configs, out, measures, seeds=[0])
+    configs[1].write_text(yaml.safe_dump(config | {"weights": "x.safetensors"}))
+    with pytest.raises(ValueError, match=r"^weights: expected none in views"):
+        compare.compare(configs, out, measures, seeds=[0])
+    configs[1].write_text(yaml.safe_dump(config | {"backbone": config["backbone"] | {"norm": "group"}}))
+    compare.compare(configs, out, measures, seeds=[0], only=[])
+    assert "norm: train, but views group." in (out / "compare.md").read_text()
+
+
+def test_results_of_other_settings_are_not_mixed_in(configs, measures, data, tmp_path, done):
+    out = tmp_path / "out"
+    compare.compare(configs[:1], out, measures, seeds=[0], only=["turns"])
+    compare.compare(configs, out, measures, seeds=[0], only=["turns"])  # a method may be added
+    assert len(done) == 1
+    with pytest.raises(ValueError, match="holds results with other settings of turns, supervised, views; restore"):
+        compare.compare(configs, out, measures, seeds=[0], overrides=["optimizer.lr=0.5"])
+    with pytest.raises(ValueError, match="holds results with other measures; restore"):
+        compare.compare(configs, out, Measures(data / "train", data / "test", image_size=16), seeds=[0])
+
+
+def test_names_are_checked(configs, measures, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^expected config files of different names, none of them random or supervised"
+    ):
+        compare.compare([*configs, configs[0]], tmp_path / "out", measures, seeds=[0])
+    with pytest.raises(ValueError, match=r"^only: expected some of random, supervised, turns, views, got viewss$"):
+        compare.compare(configs, tmp_path / "out", measures, seeds=[0], only=["viewss"])
+    detect = write_config(tmp_path, DETECT)
+    with pytest.raises(ValueError, match=r"detect.yaml: expected a config with task pretrain, got detect$"):
+        compare.compare([detect], tmp_path / "out", measures, seeds=[0])
+
+
+def test_memory_is_counted_anew_for_each_cell():
+    compare._reset_peak(compare.torch.device("cpu"))
+    before = compare._peak_megabytes(compare.torch.device("cpu"))
+    block = np.ones(60 * 2**20 // 8)
+    during = compare._peak_megabytes(compare.torch.device("cpu"))
+    del block
+    compare._reset_peak(compare.torch.device("cpu"))
+    assert during > before + 50
+    if os.access("/proc/self/clear_refs", os.W_OK):
+        assert compare._peak_megabytes(compare.torch.device("cpu")) < during - 40

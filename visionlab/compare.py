@@ -1,0 +1,286 @@
+"""Several methods under one protocol: the same encoder, images and steps, each measured in the same ways."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from visionlab import distributed
+from visionlab.config import build
+from visionlab.config.load import load
+from visionlab.config.schema import Pretrain
+from visionlab.data.class_folder import ClassFolder
+from visionlab.data.loader import ViewSamples
+from visionlab.data.transforms import EvaluationResize
+from visionlab.data.views import Views
+from visionlab.eval.methods import write_methods
+from visionlab.eval.probe import probe
+from visionlab.eval.records import read_run
+from visionlab.eval.roi_probe import roi_probe
+from visionlab.models.weights import read_backbone, save_backbone
+from visionlab.probe import box_features, image_features, random_backbone
+from visionlab.run import execute
+from visionlab.run_folder import fingerprint, make_folders, write_text
+from visionlab.seeding import derive_seed
+from visionlab.study import last_scores
+from visionlab.tasks.classify import ClassifyTask
+from visionlab.train.loop import train
+
+REFERENCES = ("random", "supervised")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured of every encoder, and on what.
+
+    Args:
+        train: a folder of a folder of images for each class, for probes and for supervised training.
+        test: another, with the same classes.
+        image_size: side of the middle of an image that probes look at, in pixels.
+        grid: parts along each side of a level's map whose means are the features.
+        neighbors: how many vote.
+        limit: images of each folder, a fixed choice; all by default.
+        roi: config of a detector on whose boxes, at whose evaluation size, levels are probed; none by default.
+        detect: config of a detector that is trained from every encoder; none by default.
+    """
+
+    train: Path
+    test: Path
+    image_size: int = 64
+    grid: int = 2
+    neighbors: int = 20
+    limit: int | None = None
+    roi: Path | None = None
+    detect: Path | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must not change while cells are added."""
+        configs = {name: path and fingerprint(_load(path, "detect")) for name, path in self._configs().items()}
+        return {key: str(value) for key, value in asdict(self).items() if key not in configs} | configs
+
+    def _configs(self) -> dict[str, Path | None]:
+        return {"roi": self.roi, "detect": self.detect}
+
+
+def compare(
+    configs: Sequence[Path],
+    out: Path,
+    measures: Measures,
+    *,
+    seeds: Sequence[int],
+    only: Sequence[str] | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Train every method with every seed, measure all encoders alike, and write one table.
+
+    A cell, that is a method with a seed, writes one file into ``out/cells`` and is not done again. Random weights and
+    supervised training, by the first config's settings on the probe's training images, are always among the methods.
+
+    Args:
+        configs: one of a pretraining run for each method, which is called by the file's name.
+        out: the folder of results; runs are removed once their cell is written, backbones stay.
+        measures: what is measured.
+        seeds: each draws weights, order and views.
+        only: the methods whose cells are done now; all by default. The table shows the others' as they stand.
+        overrides: ``key=value`` for every config of a method.
+
+    Returns:
+        The page with the table and the plots; next to it the same as ``.json`` and ``.md``.
+
+    Raises:
+        ValueError: the configs differ in more than the method, or ``out`` holds results of others.
+    """
+    if distributed.world_size() > 1:
+        raise ValueError("compare: expected one process, since time and memory are measured for each method")
+    runs = {path.stem: _load(path, "pretrain", overrides) for path in configs}
+    _check_names(configs, runs, only)
+    _check_shared(runs)
+    cells = _Cells(runs, out, measures)
+    methods = [*REFERENCES, *runs]
+    for seed in seeds:
+        for method in methods if only is None else [name for name in methods if name in only]:
+            cells.do(method, seed)
+    results = {method: [cells.read(method, seed) for seed in seeds] for method in methods}
+    page = write_methods(results, out / "compare.html", seeds=seeds, description=_description(runs, measures))
+    Console().print(page.with_suffix(".md").read_text(encoding="utf-8"), markup=False, soft_wrap=True, highlight=False)
+    Console().print(f"report: {page}", soft_wrap=True)
+    return page
+
+
+class _Cells:
+    """The cells of a comparison, each done once: (method, seed) -> measures."""
+
+    def __init__(self, runs: dict[str, Pretrain], out: Path, measures: Measures) -> None:
+        self.runs, self.out, self.measures = runs, out, measures
+        for name in ("cells", "backbones", "runs"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+        methods = {name: fingerprint(run.model_copy(update={"seed": 0})) for name, run in runs.items()}
+        own = {"measures": measures.identity(), "methods": methods | {"supervised": next(iter(methods.values()))}}
+        path = out / "cells" / "protocol.json"
+        known = json.loads(path.read_text()) if path.exists() else own
+        changed = [name for name, value in known["methods"].items() if own["methods"].get(name, value) != value]
+        if known["measures"] != own["measures"] or changed:
+            what = f"other settings of {', '.join(changed)}" if changed else "other measures"
+            raise ValueError(f"{out} holds results with {what}; restore the settings or choose another folder")
+        write_text(path, json.dumps({"measures": own["measures"], "methods": known["methods"] | own["methods"]}))
+
+    def read(self, method: str, seed: int) -> dict[str, Any] | None:
+        """Return a cell's measures, or None if it was not done."""
+        path = self._path(method, seed)
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def do(self, method: str, seed: int) -> None:
+        """Train and measure, unless that was done."""
+        if self._path(method, seed).exists():
+            return
+        console = Console()
+        console.print(f"{method}, seed {seed}", style="bold", markup=False)
+        name = f"{method}-seed{seed}"
+        try:
+            cell = self._train(method, seed, self.out / "runs" / name)
+            cell |= self._measure(self.out / "backbones" / f"{name}.safetensors", seed)
+        except FloatingPointError as error:
+            console.print(f"{name}: {error}", style="yellow", markup=False, soft_wrap=True)
+            cell = {"failed": str(error)}
+        write_text(self._path(method, seed), json.dumps({"method": method, "seed": seed, **cell}, indent=1))
+        shutil.rmtree(self.out / "runs" / name, ignore_errors=True)
+
+    def _path(self, method: str, seed: int) -> Path:
+        return self.out / "cells" / f"{method}-seed{seed}.json"
+
+    def _train(self, method: str, seed: int, folder: Path) -> dict[str, Any]:
+        """Leave the encoder in ``backbones``, and return what its training cost."""
+        kept = self.out / "backbones" / f"{folder.name}.safetensors"
+        base = self.runs.get(method) or next(iter(self.runs.values()))
+        run = base.model_copy(update={"seed": seed, "out": str(folder)})
+        if method == "random":
+            backbone = random_backbone(run.backbone.settings(), seed)
+            save_backbone(backbone, kept, provenance={"method": method, "steps": 0, "images": 0})
+            return {}
+        device = distributed.choose_device(run.device)
+        _reset_peak(device)
+        if method == "supervised":
+            self._train_supervised(run, folder, device)
+        else:
+            execute(run)
+        (folder / "backbone.safetensors").replace(kept)
+        record = read_run(folder)
+        speed = record.series("images_per_second")[1]
+        cost = {"seconds": record.seconds, "images_per_second": median(speed), "megabytes": _peak_megabytes(device)}
+        return {"cost": cost, "warnings": record.warnings}
+
+    def _train_supervised(self, run: Pretrain, folder: Path, device: torch.device) -> None:
+        make_folders(folder)
+        data = ClassFolder(root=str(self.measures.train), limit=self.measures.limit)
+        torch.manual_seed(derive_seed(run.seed, "weights"))
+        backbone = run.backbone.build()
+        task = ClassifyTask(backbone, data.labels, len(data.classes))
+        views = Views.crops(self.measures.image_size, crop_scale=(0.3, 1.0))
+        loader = run.loader.build(ViewSamples(data, views), run.seed, device.type == "cuda")
+        optimizer, schedule, log, checkpoints = build.training(run, task, folder, fingerprint(run))
+        settings = run.train.settings()
+        train(task, loader.batches, optimizer, schedule, log, checkpoints, device, seed=run.seed, **settings)
+        provenance = {"method": "supervised", "steps": run.train.steps, "images": len(data)}
+        save_backbone(backbone, folder / "backbone.safetensors", provenance=provenance)
+
+    def _measure(self, weights: Path, seed: int) -> dict[str, Any]:
+        measures = self.measures
+        device = distributed.choose_device(next(iter(self.runs.values())).device)
+        backbone = read_backbone(weights)
+        labelled = ClassFolder(root=str(measures.train), limit=measures.limit)
+        held_out = ClassFolder(root=str(measures.test), limit=measures.limit, classes=labelled.classes)
+        sizes = {"image_size": measures.image_size, "grid": measures.grid}
+        parts = [image_features(backbone, data, device, **sizes) for data in (labelled, held_out)]
+        found: dict[str, Any] = {"probe": probe(parts[0], parts[1], neighbors=measures.neighbors)}
+        if measures.roi is not None:
+            run = _load(measures.roi, "detect")
+            boxes = build.labelled_data(run, self.out / "runs")
+            if boxes.val is None:
+                raise ValueError(f"{measures.roi}: expected images to evaluate on in the section data, got none")
+            resize = EvaluationResize(**build.resize(run))
+            rois = [box_features(backbone, data, resize, device) for data in (boxes.train, boxes.val)]
+            found["roi"] = roi_probe(rois[0], rois[1])
+        if measures.detect is not None:
+            folder = self.out / "runs" / f"{weights.stem}-detect"
+            changes = [f"seed={seed}", f"weights={weights}", f"out={folder}"]
+            found["detection"] = last_scores(execute(load(measures.detect, changes)))
+            shutil.rmtree(folder)
+        return found
+
+
+def _load(path: Path, task: str, overrides: Sequence[str] = ()) -> Any:
+    run = load(path, overrides)
+    if run.task != task:
+        raise ValueError(f"{path}: expected a config with task {task}, got {run.task}")
+    return run
+
+
+def _check_names(configs: Sequence[Path], runs: dict[str, Pretrain], only: Sequence[str] | None) -> None:
+    if not runs or len(runs) < len(configs) or set(runs) & set(REFERENCES):
+        names = ", ".join(path.stem for path in configs)
+        raise ValueError(
+            f"expected config files of different names, none of them {' or '.join(REFERENCES)}, got {names}"
+        )
+    for name in only or ():
+        if name not in {*runs, *REFERENCES}:
+            raise ValueError(f"only: expected some of {', '.join([*REFERENCES, *runs])}, got {name}")
+
+
+def _check_shared(runs: dict[str, Pretrain]) -> None:
+    """Refuse configs that differ in encoder, images or steps; the norm alone may differ, where a method asks for it."""
+    shared = {name: _shared(run) for name, run in runs.items()}
+    first, expected = next(iter(shared.items()))
+    for name, settings in shared.items():
+        if settings["weights"] is not None:
+            raise ValueError(f"weights: expected none in {name}, every method starts from random ones")
+        for key, value in settings.items():
+            if value != expected[key]:
+                raise ValueError(
+                    f"{key}: expected the same for all methods, got {expected[key]} in {first}, {value} in {name}"
+                )
+
+
+def _shared(run: Pretrain) -> dict[str, Any]:
+    backbone = {key: value for key, value in run.backbone.model_dump().items() if key != "norm"}
+    shared = {"data": run.data.model_dump(), "backbone": backbone, "weights": run.weights}
+    return shared | {"train.steps": run.train.steps, "loader.batch_size": run.loader.batch_size}
+
+
+def _description(runs: dict[str, Pretrain], measures: Measures) -> list[str]:
+    run = next(iter(runs.values()))
+    norms = {each.backbone.norm for each in runs.values()}
+    differing = [
+        f"{name} {each.backbone.norm}" for name, each in runs.items() if each.backbone.norm != run.backbone.norm
+    ]
+    lines = [
+        f"{run.backbone.name}, {run.train.steps:,} steps of {run.loader.batch_size} images each. Probes look at images "
+        f"of {measures.image_size} pixels; k-NN with {measures.neighbors} neighbors; maps are averaged over a grid of "
+        f"{measures.grid} x {measures.grid}.",
+    ]
+    return lines + ([f"norm: {run.backbone.norm}, but {', '.join(differing)}."] if len(norms) > 1 else [])
+
+
+def _reset_peak(device: torch.device) -> None:
+    """Let the count of the largest memory in use start anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # else the peak is that of all cells so far
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_megabytes(device: torch.device) -> float:
+    """Return the largest memory in use: of tensors on a GPU, else of this process without its workers."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024

@@ -1,0 +1,154 @@
+"""The table of a comparison of methods: every measure as a mean over seeds with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visionlab.eval.interval import Interval
+from visionlab.eval.page import Plot, drawn, write_page
+from visionlab.eval.plots import Line, line_plot
+
+Cell = Mapping[str, Any]
+"""Of one method and seed: ``probe`` and ``roi`` (level -> measure -> value), ``detection``, ``cost``; or ``failed``."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure.
+
+    Args:
+        title: what stands above it.
+        place: keys that lead to it in a cell.
+        scale: factor to the unit of the title.
+        digits: after the point.
+    """
+
+    title: str
+    place: tuple[str, ...]
+    scale: float = 100
+    digits: int = 1
+
+    def values(self, cells: Sequence[Cell]) -> list[float]:
+        """Return the values of the cells that have one."""
+        found: list[Any] = list(cells)
+        for key in self.place:
+            found = [each[key] for each in found if each.get(key) is not None]
+        return found
+
+    def text(self, cells: Sequence[Cell]) -> str:
+        """Return mean and interval."""
+        values = self.values(cells)
+        return Interval.of(values).text(self.scale, self.digits) if values else "–"
+
+
+COSTS = [
+    Column("minutes", ("cost", "seconds"), 1 / 60),
+    Column("images/s", ("cost", "images_per_second"), 1, 0),
+    Column("peak MB", ("cost", "megabytes"), 1, 0),
+]
+
+
+def write_methods(
+    results: Mapping[str, Sequence[Cell | None]],
+    path: Path,
+    *,
+    seeds: Sequence[int],
+    description: Sequence[str] = (),
+) -> Path:
+    """Write one table and plots as HTML, and the table as ``.md`` and all numbers as ``.json`` of the same name.
+
+    Args:
+        results: method -> for each seed its cell, or None where it is missing.
+        path: the HTML file.
+        seeds: what the cells of a method belong to.
+        description: paragraphs above the table, such as what was held equal.
+    """
+    cells = {method: [cell for cell in row if cell and "failed" not in cell] for method, row in results.items()}
+    columns = _columns([cell for row in cells.values() for cell in row])
+    header = ["method", "seeds", *(column.title for column in columns)]
+    rows = []
+    for method, row in results.items():
+        numbers = [column.text(cells[method]) for column in columns]
+        rows.append([method, _count(row), *(numbers if cells[method] else ["missing"] * len(columns))])
+    failures = [
+        f"{method}, seed {seed}: {cell['failed']}"
+        for method, row in results.items()
+        for seed, cell in zip(seeds, row, strict=True)
+        if cell and "failed" in cell
+    ]
+    warned = [
+        f"{method}, seed {cell['seed']}: {line}"
+        for method, row in cells.items()
+        for cell in row
+        for line in cell.get("warnings", [])
+    ]
+    note = "Means over seeds ± half of the Student-t 95 % interval; accuracies and AP in percent."
+    context = {
+        "title": "Comparison of methods",
+        "description": [*description, note],
+        "header": header,
+        "rows": rows,
+        "warnings": failures + warned,
+        "plots": _plots(cells),
+        "source": "the cells of a comparison",
+    }
+    data = {"format": 1, "seeds": list(seeds), "description": list(description), "cells": results}
+    page = write_page(path, "methods.html.j2", context, data)
+    lines = [" | ".join(["", *row, ""]).strip() for row in (header, ["---", *["--:"] * (len(header) - 1)], *rows)]
+    path.with_suffix(".md").write_text("\n".join([*description, note, "", *lines]) + "\n", encoding="utf-8")
+    return page
+
+
+def levels_of(cells: Sequence[Cell], part: str) -> list[str]:
+    """Return the names of the levels that any cell has, in order."""
+    return list(dict.fromkeys(level for cell in cells for level in cell.get(part, {})))
+
+
+def _columns(cells: Sequence[Cell]) -> list[Column]:
+    columns = []
+    for part, measure, title in (
+        ("probe", "linear", "linear"),
+        ("probe", "knn", "k-NN"),
+        ("roi", "accuracy", "RoI"),
+        ("roi", "balanced", "RoI by class"),
+    ):
+        columns += [Column(f"{title}, {level}", (part, level, measure)) for level in levels_of(cells, part)]
+    detection = [Column(name, ("detection", name)) for name in ("AP", "AP50")]
+    return columns + [column for column in (*detection, *COSTS) if column.values(cells)]
+
+
+def _count(row: Sequence[Cell | None]) -> str:
+    done = sum(cell is not None and "failed" not in cell for cell in row)
+    failed = sum(cell is not None and "failed" in cell for cell in row)
+    text = str(done) if done == len(row) else f"{done} of {len(row)}"
+    return text + (f", {failed} diverged" if failed else "")
+
+
+def _plots(cells: Mapping[str, Sequence[Cell]]) -> list[Plot]:
+    """Return a line over the levels for each method and measure."""
+    everything = [cell for row in cells.values() for cell in row]
+    plots = []
+    for part, measure, title in (
+        ("probe", "linear", "Linear probe of images"),
+        ("probe", "knn", "Nearest neighbors of images"),
+        ("roi", "balanced", "Linear probe of boxes, mean over classes"),
+    ):
+        names = levels_of(everything, part)
+        lines = [_line(method, row, part, names, measure) for method, row in cells.items()]
+        svg = line_plot(lines, x_label="level", y_label="accuracy in percent", markers=True, x_names=names)
+        plots.append((title, svg))
+    return drawn(plots)
+
+
+def _line(method: str, cells: Sequence[Cell], part: str, levels: Sequence[str], measure: str) -> Line:
+    samples = [Column(level, (part, level, measure)).values(cells) for level in levels]
+    intervals = [(place, Interval.of(values)) for place, values in enumerate(samples) if values]
+    return Line(
+        method,
+        [place for place, _ in intervals],
+        [100 * interval.mean for _, interval in intervals],
+        [100 * interval.half_width for _, interval in intervals],
+    )

@@ -1,0 +1,145 @@
+"""MoCo: find the key of one's own image among those of many earlier batches; DenseCL: place by place."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visionlab.checks import check_above, check_at_least, check_in
+from visionlab.data.views import Views
+from visionlab.models.backbone import Backbone
+from visionlab.pretext.heads import dense_projection, queue_projection
+from visionlab.pretext.losses import contrast_with_queue
+from visionlab.pretext.momentum import MomentumCopy, Queue
+from visionlab.pretext.pretext import Pretext, PretextOutput
+from visionlab.structures import ViewBatch
+
+
+class MoCo(Pretext):
+    """Contrast a view with another view of its image, encoded by a slow copy of the network, and with a queue of keys.
+
+    The queue gives as many negatives as a small batch cannot. The paper shuffles images between GPUs so that batch
+    normalization does not give the positive away; here the slow copy normalizes with averaged statistics, so that
+    nothing of the batch is in a key at all, on any number of processes.
+
+    With ``dense``, every place of the last feature map also is contrasted with the place of the other view that looks
+    most like it, which serves detectors better than pooled features alone (DenseCL).
+
+    Args:
+        encoder: the backbone to train.
+        image_size: side of the square views, in pixels.
+        crop_scale: smallest and largest share of the image's area that a view shows, in (0, 1].
+        color_strength: how strongly brightness, contrast, saturation and hue are changed; 0 not.
+        grayscale: probability of losing all color.
+        blur: probability of a Gaussian blur; version 1 has none.
+        flip: probability of a horizontal mirror image.
+        temperature: softmax temperature of the loss, above 0; 0.07 in version 1.
+        momentum: the share of the slow copy's weights that stays at each step, in [0, 1].
+        queue_size: how many keys are negatives; fewer than there are images, else an image meets itself.
+        hidden_dim: width of the projection's hidden layer; null for version 1's single linear layer.
+        projection_dim: width of the space in which views are compared.
+        dense: whether to contrast places too.
+        dense_weight: the share of the dense loss in the sum, in [0, 1].
+
+    Source: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", 2020, arXiv:1911.05722;
+    Chen et al., "Improved Baselines with Momentum Contrastive Learning", 2020, arXiv:2003.04297; Wang et al., "Dense
+    Contrastive Learning for Self-Supervised Visual Pre-Training", 2021, arXiv:2011.09157.
+    """
+
+    def __init__(
+        self,
+        encoder: Backbone,
+        *,
+        image_size: int = 224,
+        crop_scale: tuple[float, float] = (0.2, 1.0),
+        color_strength: float = 0.5,
+        grayscale: float = 0.2,
+        blur: float = 0.5,
+        flip: float = 0.5,
+        temperature: float = 0.2,
+        momentum: float = 0.999,
+        queue_size: int = 65536,
+        hidden_dim: int | None = 2048,
+        projection_dim: int = 128,
+        dense: bool = False,
+        dense_weight: float = 0.5,
+    ):
+        super().__init__(encoder)
+        check_above(0, temperature=temperature)
+        check_at_least(1, hidden_dim=hidden_dim, projection_dim=projection_dim)
+        check_in("[0, 1]", dense_weight=dense_weight)
+        if not dense and dense_weight != 0.5:
+            raise ValueError("dense_weight: no effect without dense")
+        self.views = Views.crops(
+            image_size,
+            count=2,
+            crop_scale=crop_scale,
+            flip=flip,
+            color_strength=color_strength,
+            grayscale=grayscale,
+            blur=blur,
+        )
+        self.projection = queue_projection(encoder.num_features, hidden_dim, projection_dim)
+        self.queue = Queue(queue_size, projection_dim)
+        self.temperature, self.dense_weight = temperature, dense_weight if dense else 0.0
+        self.dense_projection: nn.Module | None = None
+        if dense:
+            if hidden_dim is None:
+                raise ValueError("hidden_dim: expected a width with dense, got none")
+            self.dense_projection = dense_projection(encoder.num_features, hidden_dim, projection_dim)
+            self.dense_queue = Queue(queue_size, projection_dim)
+        self.momentum_copy = MomentumCopy(self._networks(), momentum)
+
+    def forward(self, batch: ViewBatch) -> PretextOutput:
+        places = self.encoder(self.encoder.normalize(batch.views[0]))[-1]
+        features = places.mean((2, 3))
+        queries = self.projection(features)
+        with torch.no_grad():
+            key_places = self.momentum_copy[0](self.encoder.normalize(batch.views[1]))[-1]
+            keys = F.normalize(self.momentum_copy[1](key_places.mean((2, 3))))
+        loss, accuracy = contrast_with_queue(queries, keys, self.queue.keys, self.temperature)
+        losses = {"contrast": (1 - self.dense_weight) * loss}
+        if self.dense_projection is not None:
+            losses["dense"] = self.dense_weight * self._dense_loss(places, key_places)
+        if self.training:
+            self.queue.put(keys)
+        return PretextOutput(losses, features, {"accuracy": accuracy}, projection=queries)
+
+    def after_step(self, step: int) -> None:
+        """Let the slow copy follow, and take the newest keys into the queues."""
+        self.momentum_copy.follow(self._networks())
+        self.queue.advance()
+        if self.dense_projection is not None:
+            self.dense_queue.advance()
+
+    def _networks(self) -> list[nn.Module]:
+        dense = [] if self.dense_projection is None else [self.dense_projection]
+        return [self.encoder, self.projection, *dense]
+
+    def _dense_loss(self, places: Tensor, key_places: Tensor) -> Tensor:
+        """Contrast ``(N, C, H, W)`` places with those of the other view, and queue the means of the latter's keys."""
+        assert self.dense_projection is not None
+        queries = self.dense_projection(places).flatten(2).transpose(1, 2)
+        with torch.no_grad():
+            keys = self.momentum_copy[2](key_places).flatten(2)
+            if self.training:
+                self.dense_queue.put(F.normalize(keys.mean(2)))
+            matches = most_similar(places.flatten(2), key_places.flatten(2))
+            keys = keys.gather(2, matches[:, None].expand(-1, keys.shape[1], -1)).transpose(1, 2)
+        return contrast_with_queue(queries.flatten(0, 1), keys.flatten(0, 1), self.dense_queue.keys, self.temperature)[
+            0
+        ]
+
+
+def most_similar(places: Tensor, others: Tensor) -> Tensor:
+    """Return for each place the index of the other place whose features have the highest cosine with its own.
+
+    Args:
+        places: ``(N, C, P)``.
+        others: ``(N, C, Q)``.
+
+    Returns:
+        ``(N, P)`` int64 in ``[0, Q)``.
+    """
+    return (F.normalize(places, dim=1).transpose(1, 2) @ F.normalize(others, dim=1)).argmax(dim=2)

@@ -1,0 +1,188 @@
+"""The probe commands: what encoders in files know, level by level, beside encoders that were never trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from visionlab.checks import check_at_least
+from visionlab.data.class_folder import ClassFolder
+from visionlab.data.coco import CocoDataset
+from visionlab.data.loader import DetectionSamples, EvalLoader, ViewSamples
+from visionlab.data.transforms import EvaluationResize
+from visionlab.data.views import CenterCrop
+from visionlab.distributed import choose_device
+from visionlab.eval.interval import Interval
+from visionlab.eval.probe import Features, extract, pool_levels, probe
+from visionlab.eval.roi_probe import extract_rois, roi_probe
+from visionlab.models.backbone import Backbone
+from visionlab.models.weights import read_backbone
+from visionlab.run_folder import write_text
+from visionlab.seeding import derive_seed
+
+Scores = dict[str, dict[str, float]]
+"""level -> measure -> value in [0, 1]."""
+
+
+def probe_files(
+    weights: Sequence[Path],
+    train: Path,
+    test: Path,
+    out: Path | None = None,
+    *,
+    image_size: int = 224,
+    grid: int = 2,
+    neighbors: int = 20,
+    labels_per_class: int | None = None,
+    seeds: Sequence[int] = (0,),
+    random: int = 3,
+    limit: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measure encoders by nearest neighbors and a linear classifier at every level; print a table.
+
+    Args:
+        weights: backbone files or run folders, for example of several seeds of one method.
+        train: a folder of a folder of images for each class.
+        test: another, with the same classes.
+        out: a JSON file to write, if any.
+        image_size: side of the middle of an image that the encoder sees, in pixels.
+        grid: parts along each side of a level's map whose means are the features.
+        neighbors: how many vote.
+        labels_per_class: train on so many images of each class, drawn anew by each of ``seeds``; by default on all.
+        seeds: of those draws.
+        random: how many encoders with random weights to measure beside.
+        limit: images of each folder, a fixed choice; all by default.
+        device: auto, cpu or cuda.
+
+    Returns:
+        What is written: ``trained`` and ``random``, a list of scores each, and the number of classes and images.
+    """
+    if labels_per_class is None and len(set(seeds)) > 1:
+        raise ValueError("seeds: no effect without labels_per_class, the probes themselves are not random")
+    where = choose_device(device)
+    labelled = ClassFolder(root=str(train), limit=limit)
+    held_out = ClassFolder(root=str(test), limit=limit, classes=labelled.classes)
+
+    def measure(backbone: Backbone) -> Iterator[Scores]:
+        parts = [
+            image_features(backbone, data, where, image_size=image_size, grid=grid) for data in (labelled, held_out)
+        ]
+        for seed in seeds:
+            yield probe(parts[0], parts[1], neighbors=neighbors, labels_per_class=labels_per_class, seed=seed)
+
+    result: dict[str, Any] = {}
+    for arm, encoders in _arms(weights, random):
+        result[arm] = [scores for each in encoders for scores in measure(each)]
+    result |= {"classes": len(labelled.classes), "images": [len(labelled), len(held_out)]}
+    return _report(result, out, f"accuracy on {len(held_out)} images of {len(labelled.classes)} classes, in percent")
+
+
+def probe_rois(
+    weights: Sequence[Path],
+    train: tuple[Path, Path],
+    test: tuple[Path, Path],
+    out: Path | None = None,
+    *,
+    short_side: int = 800,
+    max_size: int = 1333,
+    random: int = 3,
+    limit: int | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measure encoders by a linear classifier of labelled boxes at every level; print a table.
+
+    Args:
+        weights: backbone files or run folders, for example of several seeds of one method.
+        train: a COCO json and the folder of its images.
+        test: another, with the same classes.
+        out: a JSON file to write, if any.
+        short_side: length of the shorter side of an image, in pixels.
+        max_size: the most pixels that the longer side may have.
+        random: how many encoders with random weights to measure beside.
+        limit: images of each json, a fixed choice; all by default.
+        device: auto, cpu or cuda.
+
+    Returns:
+        What is written: ``trained`` and ``random``, a list of scores each, and the number of classes and boxes.
+    """
+    where = choose_device(device)
+    labelled = CocoDataset(annotations=str(train[0]), images=str(train[1]), limit=limit)
+    held_out = CocoDataset(annotations=str(test[0]), images=str(test[1]), limit=limit, classes=labelled.classes)
+    resize = EvaluationResize(short_side=short_side, max_size=max_size)
+
+    def measure(backbone: Backbone) -> Scores:
+        return roi_probe(*(box_features(backbone, data, resize, where) for data in (labelled, held_out)))
+
+    result: dict[str, Any] = {arm: [measure(each) for each in encoders] for arm, encoders in _arms(weights, random)}
+    boxes = [sum(int((~record.crowd).sum()) for record in data.records) for data in (labelled, held_out)]
+    result |= {"classes": len(labelled.classes), "boxes": boxes}
+    return _report(result, out, f"accuracy on {boxes[1]} boxes of {len(labelled.classes)} classes, in percent")
+
+
+def image_features(
+    backbone: Backbone, data: ClassFolder, device: torch.device, *, image_size: int, grid: int, batch_size: int = 64
+) -> Features:
+    """Return the features of the middle of every image, at every level and pooled."""
+    backbone.to(device).eval()
+    loader = EvalLoader(ViewSamples(data, CenterCrop(image_size)), batch_size=batch_size, workers=_workers(device))
+
+    def encode(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return pool_levels(backbone(backbone.normalize(images)), backbone.strides, grid)
+
+    return extract(encode, loader, data.labels, device)
+
+
+def box_features(
+    backbone: Backbone, data: CocoDataset, resize: EvaluationResize, device: torch.device, batch_size: int = 8
+) -> Features:
+    """Return the features of every labelled box, at every level."""
+    backbone.to(device).eval()
+    loader = EvalLoader(DetectionSamples(data, resize), batch_size=batch_size, workers=_workers(device))
+    return extract_rois(
+        lambda batch: backbone(backbone.normalize(batch.pixels, batch.sizes)), backbone.strides, loader, device
+    )
+
+
+def random_backbone(settings: dict[str, Any], seed: int) -> Backbone:
+    """Return a backbone with the weights that a run with this seed would start from."""
+    torch.manual_seed(derive_seed(seed, "weights"))
+    return Backbone(**settings)
+
+
+def _arms(weights: Sequence[Path], random: int) -> Iterator[tuple[str, Iterator[Backbone]]]:
+    check_at_least(0, random=random)
+    if not weights:
+        raise ValueError("expected the file of a backbone, got none")
+    settings = read_backbone(weights[0]).settings
+    yield "trained", (read_backbone(path) for path in weights)
+    yield "random", (random_backbone(settings, seed) for seed in range(random))
+
+
+def _workers(device: torch.device) -> int:
+    return 0 if device.type == "cpu" else 4
+
+
+def _report(result: dict[str, Any], out: Path | None, title: str) -> dict[str, Any]:
+    """Print a row for each level, with a column for each arm and measure, and write the file."""
+    arms = [arm for arm in ("trained", "random") if result[arm]]
+    levels = result["trained"][0]
+    measures = next(iter(levels.values()))
+    columns = [(arm, measure) for arm in arms for measure in measures]
+    table = Table("level", *(f"{measure}, {arm}" for arm, measure in columns), title=title)
+    for level in levels:
+        samples = [[scores[level][measure] for scores in result[arm]] for arm, measure in columns]
+        table.add_row(level, *(Interval.of(each).text() for each in samples))
+    console = Console()
+    console.print(table)
+    console.print(f"trained: {len(result['trained'])}, random: {len(result['random'])}; ± is a Student-t 95 % interval")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps(result, indent=1))
+    return result
