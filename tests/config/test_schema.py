@@ -53,7 +53,8 @@ def test_shipped_config(name, tmp_path):
     lines = shipped(name).read_text().splitlines()
     assert len(lines) <= 40
     opening = " ".join(line for line in lines[: lines.index(f"task: {run.task}")])
-    for said in ("arXiv:", "tools/train.py", "ost and result: "):
+    command = "tools/compare.py" if name.startswith("compare/") else "tools/train.py"
+    for said in ("arXiv:", command, "ost and result: "):
         assert said in opening, f"the opening comment does not say {said}"
     (tmp_path / "shown.yaml").write_text(show(run))
     assert load(tmp_path / "shown.yaml") == run
