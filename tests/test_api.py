@@ -17,7 +17,7 @@ NAMES = {
     """,
     "visionlab.seeding": "derive_seed",
     "visionlab.models.backbone": "Backbone Normalization",
-    "visionlab.models.weights": "TransferReport load_weights save_backbone",
+    "visionlab.models.weights": "TransferReport load_weights read_backbone save_backbone",
     "visionlab.models.detector": "NECKS build_detector read_detector save_detector",
     "visionlab.models.two_stage_detector": "TwoStageDetector",
     "visionlab.models.rpn": "RPN",
@@ -35,7 +35,8 @@ NAMES = {
     "visionlab.data.problems": "KINDS Policy Problem",
     "visionlab.data.synthetic": "draw_scene write_synthetic",
     "visionlab.data.transforms": "DetectionTransform EvaluationResize",
-    "visionlab.data.views": "Views",
+    "visionlab.data.views": "CenterCrop Views",
+    "visionlab.data.class_folder": "ClassFolder",
     "visionlab.data.tiles": "Tiles",
     "visionlab.data.sampling": "Sampler",
     "visionlab.data.loader": "DetectionSamples EvalLoader TrainLoader ViewSamples collate_images",
@@ -49,6 +50,10 @@ NAMES = {
     "visionlab.train.log": "Log",
     "visionlab.eval.coco_map": "CocoMetrics coco_metrics",
     "visionlab.eval.detection": "DetectionEvaluator to_results",
+    "visionlab.eval.interval": "Interval",
+    "visionlab.eval.probe": "Features extract knn_predictions linear_predictions pool_levels probe",
+    "visionlab.eval.roi_probe": "extract_rois roi_probe",
+    "visionlab.eval.methods": "write_methods",
     "visionlab.eval.drawing": "draw_boxes draw_comparison draw_views",
     "visionlab.eval.report": "write_comparison write_report",
     "visionlab.pretext": """
@@ -63,6 +68,9 @@ NAMES = {
     "visionlab.pretext.collapse": "collapse_meters collapse_warnings effective_rank embedding_std",
     "visionlab.tasks.pretrain": "PretrainTask",
     "visionlab.tasks.detect": "DetectTask",
+    "visionlab.tasks.classify": "ClassifyTask",
+    "visionlab.probe": "probe_files probe_rois",
+    "visionlab.compare": "Measures compare",
     "visionlab.predictor": "Predictor load_detector",
     "visionlab.config.load": "ConfigError json_schema load show",
     "visionlab.config.shipped": "copy_configs shipped shipped_names",
@@ -82,7 +90,7 @@ CHOICES = {
     "visionlab.train.optim.OPTIMIZERS": "adamw sgd",
     "visionlab.train.schedule.SCHEDULES": "constant cosine multistep",
 }
-COMMANDS = "check-data configs doctor evaluate predict quickstart report study train"
+COMMANDS = "check-data compare configs doctor evaluate predict probe quickstart report roi-probe study train"
 
 
 @pytest.mark.parametrize("module", NAMES)

@@ -72,6 +72,7 @@ def test_roi_probe_measures_every_level(weights, tmp_path, capsys):
     assert list(result["trained"][0]) == ["stride 4", "stride 8", "stride 16", "stride 32"]
     assert all(0 <= value <= 1 for level in result["trained"][0].values() for value in level.values())
     assert min(result["boxes"]) > 3
+    assert 1 / 6 <= result["largest_class"] <= 1
     assert "boxes of 6 classes" in " ".join(capsys.readouterr().out.split())
 
 
