@@ -72,6 +72,7 @@ def cells(out: Path) -> set[str]:
     return {path.stem for path in (out / "cells").glob("*-seed*.json")}
 
 
+@pytest.mark.slow
 def test_every_method_is_measured_beside_random_and_supervised(configs, data, measures, done, tmp_path, capsys):
     out = tmp_path / "out"
     boxes = {"name": "coco", "root": str(data / "boxes"), "annotations": "annotations/train.json", "images": "train"}
@@ -132,6 +133,7 @@ def test_a_cell_is_done_once_and_a_missing_one_is_shown(configs, measures, done,
     assert [each.seed for each in done] == [0, 1, 1]
 
 
+@pytest.mark.slow
 def test_the_same_cell_again_is_the_same_number(configs, measures, tmp_path):
     found = []
     for name in ("one", "two"):

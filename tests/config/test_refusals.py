@@ -211,7 +211,7 @@ import sys
 from visionlab.config.load import load
 from visionlab.config.shipped import shipped, shipped_names
 for name in shipped_names():
-    if not name.endswith(("cpc.yaml", "cpc_small.yaml")):  # whether batch norm is in there, only the real backbone tells
+    if not name.endswith(("cpc.yaml", "cpc_small.yaml")):  # only the real backbone tells whether it has batch norm
         load(shipped(name))
 print([name for name in ("timm", "torchvision", "torch._dynamo") if name in sys.modules])
 """

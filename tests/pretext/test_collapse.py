@@ -81,6 +81,7 @@ def train(method: str, **settings) -> PretrainTask:
     return task
 
 
+@pytest.mark.slow
 def test_without_negatives_contrast_collapses(monkeypatch):
     def only_positives(first, second, temperature):
         return -F.cosine_similarity(first, second).mean() / temperature, torch.tensor(0.0)
@@ -90,6 +91,7 @@ def test_without_negatives_contrast_collapses(monkeypatch):
     assert "the projection has COLLAPSED" in train("simclr").warnings()[0]
 
 
+@pytest.mark.slow
 def test_views_that_only_agree_collapse_when_both_have_a_gradient():
     assert train("vicreg").warnings() == []
     collapsed = train("vicreg", variance=0.0, covariance=0.0)
@@ -110,6 +112,7 @@ def test_a_projection_can_collapse_under_a_healthy_encoder():
     assert warning.startswith("the projection has COLLAPSED")
 
 
+@pytest.mark.slow
 def test_a_run_says_that_it_has_collapsed(tmp_path, capsys):
     for weight, collapses in ((0.0, True), (25.0, False)):
         pretext = section("vicreg") | {"variance": weight, "covariance": weight / 25}
