@@ -115,3 +115,13 @@ def test_settings_without_effect_are_refused():
         MoCo(encoder, dense=True, hidden_dim=None)
     with pytest.raises(ValueError, match=r"^queue_size: expected at least 1, got 0$"):
         MoCo(encoder, queue_size=0)
+
+
+def test_queued_keys_are_unit_vectors_under_autocast():
+    dense = build("moco dense")
+    with torch.autocast("cpu", torch.bfloat16):
+        dense(batch_of(dense))
+    dense.after_step(0)
+    for queue in (dense.queue, dense.dense_queue):
+        assert queue.keys.dtype == torch.float32
+        torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(24), rtol=1e-5, atol=0)
