@@ -12,15 +12,24 @@
 
 namespace visionlab {
 
+constexpr int64_t huge_page = int64_t(1) << 21;
+
+// The whole huge pages inside a buffer.
+struct HugePages {
+    char* begin;
+    int64_t count;
+};
+
 // Asks for huge pages inside a buffer that nothing was written to yet. A wish: it may be refused, and nothing breaks.
-inline void use_huge_pages(void* buffer, int64_t bytes) {
+inline HugePages use_huge_pages(void* buffer, int64_t bytes) {
+    const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(buffer);
+    const std::uintptr_t begin = (address + huge_page - 1) / huge_page * huge_page;
+    const std::uintptr_t end = (address + static_cast<std::uintptr_t>(bytes)) / huge_page * huge_page;
+    if (begin >= end) return {nullptr, 0};
 #if defined(__linux__)
-    constexpr std::uintptr_t page = 1 << 21;
-    const std::uintptr_t begin = (reinterpret_cast<std::uintptr_t>(buffer) + page - 1) / page * page;
-    const std::uintptr_t end =
-        (reinterpret_cast<std::uintptr_t>(buffer) + static_cast<std::uintptr_t>(bytes)) / page * page;
-    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
+    return {reinterpret_cast<char*>(begin), static_cast<int64_t>(end - begin) / huge_page};
 }
 
 // An uninitialized buffer of one task.

@@ -23,14 +23,25 @@ inline MemoryFormat format(bool channels_last) {
     return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-// An uninitialized (N, C, H, W) answer with the dtype and device of another tensor.
-inline Tensor new_output(const Tensor& like, std::initializer_list<int64_t> shape, bool channels_last) {
-    Tensor output = torch::stable::empty(shape, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                                         format(channels_last));
+// An uninitialized (N, C, H, W) answer on the device of another tensor. Its pages are made by all threads, each its own:
+// two that meet a fresh page at once would both clear it.
+inline Tensor new_output(const Tensor& like, std::initializer_list<int64_t> shape, bool channels_last,
+                         ScalarType dtype) {
+    Tensor output =
+        torch::stable::empty(shape, dtype, std::nullopt, like.device(), std::nullopt, format(channels_last));
     if (!like.is_cuda()) {
-        use_huge_pages(output.mutable_data_ptr(), output.numel() * static_cast<int64_t>(output.element_size()));
+        const int64_t bytes = output.numel() * static_cast<int64_t>(output.element_size());
+        if (bytes < huge_page) return output;
+        const HugePages pages = use_huge_pages(output.mutable_data_ptr(), bytes);
+        parallel_for(0, pages.count, 1, [&](int64_t from, int64_t to) {
+            for (int64_t page = from; page < to; ++page) pages.begin[page * huge_page] = 0;
+        });
     }
     return output;
+}
+
+inline Tensor new_output(const Tensor& like, std::initializer_list<int64_t> shape, bool channels_last) {
+    return new_output(like, shape, channels_last, like.scalar_type());
 }
 
 template <class T>

@@ -44,6 +44,7 @@ VISIONLAB_HOST_DEVICE int64_t image_of(const T* box, int64_t batch) {
 struct Cells {
     int64_t begin, end;
     VISIONLAB_HOST_DEVICE int64_t count() const { return end > begin ? end - begin : 0; }
+    VISIONLAB_HOST_DEVICE bool contain(int64_t cell) const { return cell >= begin && cell < end; }
 };
 
 // One side of a box, rounded to whole cells of the map and cut into bins that may share the cells at their ends

@@ -234,3 +234,21 @@ def test_huge_boxes_with_fixed_samples_are_zero_outside():
 def test_messages(input, boxes, size, message: str):
     with pytest.raises(ValueError, match=f"roi_align: .*{message}"):
         roi_align(input, boxes, size)
+
+
+@pytest.mark.parametrize("ratio", [-1, 2])
+def test_gradient_of_rows_that_threads_share(threads: None, ratio: int):
+    torch.manual_seed(0)
+    input = torch.randn(2, 40, 70, 30).contiguous(memory_format=torch.channels_last).requires_grad_()
+    middle, side = torch.rand(90, 2) * torch.tensor([30, 70]), torch.rand(90, 2) * torch.tensor([40, 90]) - 5
+    boxes = torch.cat((torch.randint(0, 2, (90, 1)), middle - side / 2, middle + side / 2), dim=1)
+    grad = torch.randn(90, 40, 3, 4)
+    answers = []
+    for count in (1, 2, 3, 20):
+        torch.set_num_threads(count)
+        output = roi_align(input, boxes, (3, 4), 1.0, ratio, aligned=True)
+        answers.append(torch.autograd.grad(output, input, grad)[0])
+    assert all(torch.equal(answers[0], answer) for answer in answers)
+    contiguous = input.detach().contiguous().requires_grad_()
+    expected = torch.autograd.grad(roi_align(contiguous, boxes, (3, 4), 1.0, ratio, aligned=True), contiguous, grad)[0]
+    torch.testing.assert_close(answers[0], expected)

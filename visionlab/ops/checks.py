@@ -42,12 +42,15 @@ def check_shape(op: str, name: str, tensor: Tensor, *sizes: int | str) -> None:
         tensor: the argument.
         sizes: the size of each dimension; a letter stands for any size.
     """
-    fits = tensor.dim() == len(sizes) and all(
-        isinstance(size, str) or tensor.shape[dim] == size for dim, size in enumerate(sizes)
-    )
-    if not fits:
-        expected = ", ".join(str(size) for size in sizes) + ("," if len(sizes) == 1 else "")
-        raise ValueError(f"{op}: {name} must have shape ({expected}), got {tuple(tensor.shape)}")
+    shape = tensor.shape
+    if len(shape) == len(sizes):
+        for got, size in zip(shape, sizes, strict=True):
+            if not isinstance(size, str) and got != size:
+                break
+        else:
+            return
+    expected = ", ".join(str(size) for size in sizes) + ("," if len(sizes) == 1 else "")
+    raise ValueError(f"{op}: {name} must have shape ({expected}), got {tuple(shape)}")
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -57,7 +60,12 @@ def widen(tensor: Tensor) -> Tensor:
 
 def geometry(tensor: Tensor, input: Tensor) -> Tensor:
     """Return boxes or offsets in the precision that they are computed in: float64 beside float64, else float32."""
-    return tensor.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
+    return cast(tensor, torch.float64 if input.dtype == torch.float64 else torch.float32)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in a dtype. On tiny inputs even a call that changes nothing takes a good share of the time."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def pair(op: str, name: str, value: int | Sequence[int], least: int = 1) -> tuple[int, int]:
@@ -69,9 +77,9 @@ def pair(op: str, name: str, value: int | Sequence[int], least: int = 1) -> tupl
         value: one number for both, or two.
         least: the smallest number that makes sense.
     """
-    sizes = (value,) if isinstance(value, int | torch.SymInt) else tuple(value)
+    sizes = (value, value) if isinstance(value, (int, torch.SymInt)) else tuple(value)
     sizes = sizes * 2 if len(sizes) == 1 else sizes
-    if len(sizes) != 2 or not all(size >= least for size in sizes):
+    if len(sizes) != 2 or not (sizes[0] >= least and sizes[1] >= least):
         raise ValueError(f"{op}: {name} must be one or two numbers of at least {least}, got {value}")
     return sizes[0], sizes[1]
 

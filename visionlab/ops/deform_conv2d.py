@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import check_floating, check_shape, geometry, pair, widen
+from visionlab.ops.checks import cast, check_floating, check_shape, geometry, pair, widen
 from visionlab.ops.reference import deform_conv2d as reference
 from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import differentiable, once_differentiable, operator
@@ -146,7 +146,7 @@ def deform_conv2d(
     _check_shapes(input, offset, weight, bias, mask, *settings)
     values = widen(input)
     of_same = [None if tensor is None else tensor.to(values.dtype) for tensor in (mask, bias)]
-    return _convolve(values, geometry(offset, values), weight.to(values.dtype), *of_same, *settings).to(input.dtype)
+    return cast(_convolve(values, geometry(offset, values), weight.to(values.dtype), *of_same, *settings), input.dtype)
 
 
 def _check_shapes(

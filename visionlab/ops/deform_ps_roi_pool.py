@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import cast, check_shape, geometry, pair, widen, with_image_index
 from visionlab.ops.deform_roi_pool import check_pool, fake_gradients
 from visionlab.ops.reference import deform_ps_roi_pool as reference
 from visionlab.ops.reference.formats import memory_format
@@ -175,7 +175,7 @@ def deform_ps_roi_pool(
     values = widen(input)
     shifts, factor = (None if tensor is None else geometry(tensor, values) for tensor in (offset, mask))
     settings = (height, width, spatial_scale, *groups, sample_per_part, gamma)
-    return _pool(values, geometry(boxes.detach(), values), shifts, factor, *settings).to(input.dtype)
+    return cast(_pool(values, geometry(boxes.detach(), values), shifts, factor, *settings), input.dtype)
 
 
 class DeformPSRoIPool(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import check_floating, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import cast, check_floating, check_shape, geometry, pair, widen, with_image_index
 from visionlab.ops.reference import deform_roi_pool as reference
 from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import differentiable, once_differentiable, operator
@@ -154,7 +154,7 @@ def deform_roi_pool(
     corners = geometry(boxes.detach(), values)
     shifts = corners.new_zeros((boxes.shape[0], 2, height, width)) if offset is None else geometry(offset, values)
     factor = None if mask is None else geometry(mask, values)
-    return _pool(values, corners, shifts, factor, spatial_scale, sampling_ratio, gamma).to(input.dtype)
+    return cast(_pool(values, corners, shifts, factor, spatial_scale, sampling_ratio, gamma), input.dtype)
 
 
 def check_pool(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from visionlab.ops.boxes import box_area
-from visionlab.ops.checks import check_floating, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import cast, check_floating, check_shape, geometry, pair, widen, with_image_index
 from visionlab.ops.reference import multi_scale_roi_align as reference
 from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import operator
@@ -243,7 +243,7 @@ def multi_scale_roi_align(
     boxes = boxes.detach()
     levels = assign_levels(boxes[:, 1:], scales, canonical_scale, canonical_level)
     arguments = (geometry(boxes, first), levels, height, width, scales, sampling_ratio, aligned)
-    return _call(_pool, _Pool, maps, *arguments).to(features[0].dtype)
+    return cast(_call(_pool, _Pool, maps, *arguments), features[0].dtype)
 
 
 class MultiScaleRoIAlign(nn.Module):

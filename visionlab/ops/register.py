@@ -48,10 +48,14 @@ def differentiable(
     torch.library.register_autograd(op, backward, setup_context=setup)
     torch.library.register_vmap(op, _one_by_one(op))
 
+    def without_autograd(*args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():  # which is written in Python, and would only pass the call on
+            return op(*args)
+
     class Eager(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Any:
-            output = op(*args)
+            output = without_autograd(*args)
             setup(ctx, args, output)
             return output
 
@@ -72,7 +76,7 @@ def differentiable(
             return Transformed.apply(*args)
         if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
             return Eager.apply(*args)
-        return op(*args)
+        return without_autograd(*args)
 
     return call
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import cast, check_shape, geometry, pair, widen, with_image_index
 from visionlab.ops.reference import roi_align as reference
 from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import differentiable, operator
@@ -122,7 +122,7 @@ def roi_align(
         raise ValueError(f"roi_align: input must have pixels to pool from, got shape {tuple(input.shape)}")
     values = widen(input)
     boxes = geometry(boxes.detach(), values)
-    return _pool(values, boxes, height, width, spatial_scale, sampling_ratio, aligned).to(input.dtype)
+    return cast(_pool(values, boxes, height, width, spatial_scale, sampling_ratio, aligned), input.dtype)
 
 
 class RoIAlign(nn.Module):

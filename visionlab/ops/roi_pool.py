@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import cast, check_shape, geometry, pair, widen, with_image_index
 from visionlab.ops.reference import roi_pool as reference
 from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import differentiable, operator
@@ -55,13 +55,16 @@ def _fake_backward(
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     input, boxes, _, _, spatial_scale, with_argmax = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # argmax has no gradient, and needs no zeros for one
     ctx.save_for_backward(boxes, output[1])
     ctx.shape = input.shape
     ctx.settings = (spatial_scale, memory_format(input) == torch.channels_last)
     ctx.with_argmax = with_argmax
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
     boxes, argmax = ctx.saved_tensors
     if not ctx.with_argmax:
         raise RuntimeError("roi_pool: the forward pass was not asked for argmax, so it has no gradient")
@@ -118,7 +121,7 @@ def roi_pool(
     boxes = geometry(boxes.detach(), values)
     with_argmax = values.requires_grad and torch.is_grad_enabled()
     with_argmax = with_argmax or torch._C._are_functorch_transforms_active()
-    return _pool(values, boxes, height, width, spatial_scale, with_argmax)[0].to(input.dtype)
+    return cast(_pool(values, boxes, height, width, spatial_scale, with_argmax)[0], input.dtype)
 
 
 class RoIPool(nn.Module):

@@ -18,15 +18,13 @@ struct Pixels {
     int64_t row, pixel;
 };
 
-// Calls function(pixel, weight) for each cell that a bin reads.
+// Calls function(line, weight) for each cell of a row that a bin reads.
 template <class T, class Value, class Function>
-VISIONLAB_INLINE void for_each_tap(const Pixels<Value>& map, const Bin<T>& bin, int64_t channel,
+VISIONLAB_INLINE void for_each_tap(const Pixels<Value>& map, const Bin<T>& bin, const Tap<T>& row, int64_t channel,
                                    const Function& function) {
-    for (const Tap<T>* row = bin.row; row < bin.row_end; ++row) {
-        Value* line = map.values + channel + row->cell * map.row;
-        for (const Tap<T>* tap = bin.column; tap < bin.column_end; ++tap) {
-            function(line + tap->cell * map.pixel, row->weight * tap->weight);
-        }
+    Value* line = map.values + channel + row.cell * map.row;
+    for (const Tap<T>* tap = bin.column; tap < bin.column_end; ++tap) {
+        function(line + tap->cell * map.pixel, row.weight * tap->weight);
     }
 }
 
@@ -34,26 +32,32 @@ VISIONLAB_INLINE void for_each_tap(const Pixels<Value>& map, const Bin<T>& bin, 
 template <class V, int Count, class T>
 VISIONLAB_INLINE void gather(const Pixels<const T>& map, const Bin<T>& bin, int64_t channel, T* out) {
     typename V::type sums[Count] = {};
-    for_each_tap(map, bin, channel, [&](const T* pixel, T weight) __attribute__((always_inline)) {
+    for (const Tap<T>* row = bin.row; row < bin.row_end; ++row) {
+        for_each_tap(map, bin, *row, channel, [&](const T* pixel, T weight) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-        for (int v = 0; v < Count; ++v) sums[v] += weight * V::load(pixel + v * V::lanes);
-    });
+            for (int v = 0; v < Count; ++v) sums[v] += weight * V::load(pixel + v * V::lanes);
+        });
+    }
 #pragma GCC unroll 8
     for (int v = 0; v < Count; ++v) V::store(out + channel + v * V::lanes, sums[v]);
 }
 
-// The transpose of gather: adds the gradient of one bin, weighted, to its cells.
+// The transpose of gather: adds the gradient of one bin, weighted, to those of its cells that lie in some rows.
 template <class V, int Count, class T>
-VISIONLAB_INLINE void scatter(const Pixels<T>& map, const Bin<T>& bin, int64_t channel, const T* grad) {
+VISIONLAB_INLINE void scatter(const Pixels<T>& map, const Cells& rows, const Bin<T>& bin, int64_t channel,
+                              const T* grad) {
     typename V::type grads[Count];
 #pragma GCC unroll 8
     for (int v = 0; v < Count; ++v) grads[v] = V::load(grad + channel + v * V::lanes);
-    for_each_tap(map, bin, channel, [&](T* pixel, T weight) __attribute__((always_inline)) {
+    for (const Tap<T>* row = bin.row; row < bin.row_end; ++row) {
+        if (!rows.contain(row->cell)) continue;
+        for_each_tap(map, bin, *row, channel, [&](T* pixel, T weight) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-        for (int v = 0; v < Count; ++v) {
-            V::store(pixel + v * V::lanes, V::load(pixel + v * V::lanes) + weight * grads[v]);
-        }
-    });
+            for (int v = 0; v < Count; ++v) {
+                V::store(pixel + v * V::lanes, V::load(pixel + v * V::lanes) + weight * grads[v]);
+            }
+        });
+    }
 }
 
 // Some bins of one map. The channels of bin number b are at `pooled + (b - base) * stride`.
@@ -88,10 +92,10 @@ VISIONLAB_INLINE void pool_body(const Pixels<const T>& map, const Bins<T>& bins,
 }
 
 template <int Bytes, class T>
-VISIONLAB_INLINE void spread_body(const Pixels<T>& map, const Bins<T>& bins, const T* pooled) {
+VISIONLAB_INLINE void spread_body(const Pixels<T>& map, const Cells& rows, const Bins<T>& bins, const T* pooled) {
     for_each_bin<Bytes>(
         bins, [&](auto vector, auto count, const Bin<T>& bin, int64_t channel) __attribute__((always_inline)) {
-            scatter<decltype(vector), decltype(count)::value>(map, bin, channel,
+            scatter<decltype(vector), decltype(count)::value>(map, rows, bin, channel,
                                                               pooled + (bin.number - bins.base) * bins.stride);
         });
 }
@@ -118,20 +122,30 @@ void pool_channels_last(const std::vector<const T*>& maps, const RoIs<T>& rois, 
     });
 }
 
+// Threads share the rows of the maps, about as many bins to each, and on many threads the channels too: to pass over the
+// bins costs nearly the same for half of the channels.
 template <class T>
 void spread_channels_last(const T* grad, const RoIs<T>& rois, const RoIPooling& pooling, const std::vector<T*>& maps) {
-    const int64_t levels = pooling.levels.size();
-    for_each_block(pooling.batch, pooling.channels, pooling.channels,
-                   [&](int64_t n, int64_t channel, int64_t channels) {
-                       for (int64_t l = 0; l < levels; ++l) {
-                           const RoILevel& level = pooling.levels[l];
-                           const int64_t m = n * levels + l, pixel = pooling.channels;
-                           const Bins<T> bins{rois.bins.data() + rois.first[m], rois.bins.data() + rois.first[m + 1],
-                                              channels, pixel};
-                           spread(Pixels<T>{maps[l] + n * level.area() * pixel + channel, level.width * pixel, pixel},
-                                  bins, grad + channel);
-                       }
-                   });
+    constexpr int64_t threads_along_rows = 8, least_channels = 64;
+    const int64_t levels = pooling.levels.size(), pixel = pooling.channels, bins = rois.bins.size();
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t most = (pixel * threads_along_rows / threads + 15) / 16 * 16;
+    const int64_t block = std::max(std::min(most, pixel), std::min(least_channels, pixel));
+    const int64_t blocks = pixel == 0 ? 0 : (pixel + block - 1) / block;
+    parallel_for(0, blocks * bins, 64, [&](int64_t from, int64_t to) {
+        for (int64_t b = from / bins; b * bins < to; ++b) {
+            const int64_t channel = b * block, channels = std::min(block, pixel - channel);
+            const int64_t begin = std::max(from - b * bins, int64_t(0)), end = std::min(to - b * bins, bins);
+            for (int64_t m = 0; m < pooling.batch * levels; ++m) {
+                const RoILevel& level = pooling.levels[m % levels];
+                const Cells rows{rois.first_row(m, begin, level.height), rois.first_row(m, end, level.height)};
+                const auto [first, last] = rois.that_touch(m, rows);
+                spread(Pixels<T>{maps[m % levels] + m / levels * level.area() * pixel + channel, level.width * pixel,
+                                 pixel},
+                       rows, Bins<T>{first, last, channels, pixel}, grad + channel);
+            }
+        }
+    });
 }
 
 // Contiguous maps go through a channels-last copy of this many channels, small enough to stay near the core.
@@ -177,7 +191,7 @@ void spread_contiguous(const T* grad, const RoIs<T>& rois, const RoIPooling& poo
                 const int64_t base = at->number;
                 transpose(grad + base * pooling.channels + channel * bins, bins, channels, bins, pooled.data(),
                           channels);
-                spread(map, Bins<T>{at, at + bins, channels, channels, base}, pooled.data());
+                spread(map, Cells{low, high}, Bins<T>{at, at + bins, channels, channels, base}, pooled.data());
             }
             T* target = maps[m % levels] + (n * pooling.channels + channel) * level.area();
             for (int64_t c = 0; c < channels; ++c) {

@@ -113,10 +113,8 @@ MapLayout layout_of(const Tensor& tensor, bool channels_last) {
 // Of no size where it is not asked for.
 Tensor new_argmax(const Tensor& input, const MapLayout& pooled, bool wanted) {
     if (!wanted) return torch::stable::new_empty(input, {0}, ScalarType::Int);
-    Tensor argmax = torch::stable::empty({pooled.batch, pooled.channels, pooled.height, pooled.width}, ScalarType::Int,
-                                         std::nullopt, input.device(), std::nullopt, format(pooled.channels_last));
-    use_huge_pages(argmax.mutable_data_ptr(), pooled.count() * static_cast<int64_t>(sizeof(int32_t)));
-    return argmax;
+    return new_output(input, {pooled.batch, pooled.channels, pooled.height, pooled.width}, pooled.channels_last,
+                      ScalarType::Int);
 }
 
 }  // namespace

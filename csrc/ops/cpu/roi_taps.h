@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../roi_align_tensors.h"
+#include "../rois.h"
 
 namespace visionlab {
 
@@ -107,6 +108,24 @@ struct RoIs {
     std::vector<int64_t> first;
     std::vector<std::pair<int64_t, int64_t>> rows;  // of each map: the first that a bin reads, and the end
 
+    // The row of map m at which the share of the maps that belongs to bins from number `index` on begins: that of a
+    // tile, or beyond all rows.
+    int64_t first_row(int64_t m, int64_t index, int64_t height) const {
+        if (index <= first[m]) return 0;
+        return index >= first[m + 1] ? height : tile_row(bins[index]) * side_;
+    }
+
+    // A range of bins of map m, all that read cells of `rows` among them.
+    std::pair<const Bin<T>*, const Bin<T>*> that_touch(int64_t m, const Cells& rows) const {
+        const auto begin = bins.begin() + first[m], end = bins.begin() + first[m + 1];
+        if (rows.count() <= 0) return {nullptr, nullptr};
+        const auto from = std::partition_point(
+            begin, end, [&](const Bin<T>& bin) { return (tile_row(bin) + 1) * side_ + reach_[m].below <= rows.begin; });
+        const auto to = std::partition_point(
+            from, end, [&](const Bin<T>& bin) { return tile_row(bin) * side_ - reach_[m].above < rows.end; });
+        return {bins.data() + (from - bins.begin()), bins.data() + (to - bins.begin())};
+    }
+
     RoIs(const char* name, const RoIBoxes& rois, const RoIPooling& pooling, bool whole)
         : all(rois.count()), bins(rois.count() * pooling.bins()) {
         const T* values = data<T>(rois.boxes);
@@ -121,12 +140,22 @@ struct RoIs {
     }
 
   private:
+    // How far the cells of a map's bins lie from the first cell of each, in rows.
+    struct Reach {
+        int64_t above = 0, below = 0;
+    };
+    std::vector<Reach> reach_;
+    int64_t side_;
+
+    int64_t tile_row(const Bin<T>& bin) const { return bin.row == bin.row_end ? 0 : bin.row->cell / side_; }
+
     // A counting sort of the bins by the tile that their first cell lies in.
     void sort(const RoIPooling& pooling, bool whole) {
         constexpr int64_t tile_bytes = 1 << 16;
         int64_t side = whole ? 16 : 64;
         while (!whole && side > 4 && side * side * pooling.channels * static_cast<int64_t>(sizeof(T)) > tile_bytes)
             side /= 2;
+        side_ = side;
         const auto tiles = [&](int64_t size) { return size / side + 1; };
         const int64_t levels = static_cast<int64_t>(pooling.levels.size());
         std::vector<int64_t> tile_of_map(pooling.batch * levels + 1, 0);
@@ -166,11 +195,18 @@ struct RoIs {
 
     void rows_read(const RoIPooling& pooling) {
         rows.resize(pooling.batch * pooling.levels.size());
+        reach_.resize(rows.size());
         for (const RoI<T>& roi : all) {
             auto& [low, high] = rows[roi.map];
-            for (const Tap<T>* row = roi.rows.begin(0); row < roi.rows.end(pooling.height - 1); ++row) {
-                low = high == 0 ? row->cell : std::min(low, row->cell);
-                high = std::max(high, row->cell + 1);
+            Reach& reach = reach_[roi.map];
+            for (int64_t i = 0; i < pooling.height; ++i) {
+                const Tap<T>* first = roi.rows.begin(i);
+                for (const Tap<T>* row = first; row < roi.rows.end(i); ++row) {
+                    low = high == 0 ? row->cell : std::min(low, row->cell);
+                    high = std::max(high, row->cell + 1);
+                    reach.above = std::max(reach.above, first->cell - row->cell);
+                    reach.below = std::max(reach.below, row->cell - first->cell);
+                }
             }
         }
     }
