@@ -23,8 +23,8 @@ inline MemoryFormat format(bool channels_last) {
     return channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-// An uninitialized (N, C, H, W) answer on the device of another tensor. Its pages are made by all threads, each its own:
-// two that meet a fresh page at once would both clear it.
+// An uninitialized (N, C, H, W) answer on the device of another tensor. Its pages are made by all threads, each its
+// own: two that meet a fresh page at once would both clear it.
 inline Tensor new_output(const Tensor& like, std::initializer_list<int64_t> shape, bool channels_last,
                          ScalarType dtype) {
     Tensor output =

@@ -122,8 +122,8 @@ void pool_channels_last(const std::vector<const T*>& maps, const RoIs<T>& rois, 
     });
 }
 
-// Threads share the rows of the maps, about as many bins to each, and on many threads the channels too: to pass over the
-// bins costs nearly the same for half of the channels.
+// Threads share the rows of the maps, about as many bins to each, and on many threads the channels too: to pass over
+// the bins costs nearly the same for half of the channels.
 template <class T>
 void spread_channels_last(const T* grad, const RoIs<T>& rois, const RoIPooling& pooling, const std::vector<T*>& maps) {
     constexpr int64_t threads_along_rows = 8, least_channels = 64;
