@@ -27,6 +27,16 @@ VISIONLAB_INLINE void for_each_channel(int64_t channels, const Body& body) {
     for (; channel < channels; ++channel) body(Single{}, std::integral_constant<int, 1>{}, channel);
 }
 
+constexpr int64_t threads_along_rows = 8;
+
+// How many channels make a task where the rows of a channels-last map are shared first: two threads that write to one
+// pixel wait for each other's cache lines. Only more than eight threads share the channels too.
+inline int64_t channels_beside_rows(int64_t channels) {
+    constexpr int64_t least = 64;
+    const int64_t share = (channels * threads_along_rows / torch::stable::get_num_threads() + 15) / 16 * 16;
+    return std::min(std::max(share, least), channels);
+}
+
 // Calls function(image, first channel, channels) in parallel for blocks of at most `most` channels. No task writes what
 // another one touches, so nothing depends on the number of threads.
 template <class Function>

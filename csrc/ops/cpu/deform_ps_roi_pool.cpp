@@ -559,18 +559,13 @@ std::tuple<Tensor, Tensor, Tensor> deform_ps_roi_pool_backward(const Tensor& gra
                                  : for_each_index_in_order(functor.calls(), functor);
         }
         if (together) {
-            const Scratch<T> copy(channels_last ? 0 : input.numel());
             if (move) {
+                const Scratch<T> copy(channels_last ? 0 : input.numel());
                 if (!channels_last) to_channels_last(data<T>(source), bins, copy.data());
                 move_channels(geometry, data<T>(grads), channels_last ? data<T>(source) : copy.data(), factor,
                               into_offset, into_mask);
             }
-            if (input_grad) {
-                T* target = channels_last ? mutable_data<T>(grad_input) : copy.data();
-                std::fill_n(target, input.numel(), T(0));
-                spread_channels(geometry, images, data<T>(grads), factor, target);
-                if (!channels_last) from_channels_last(target, bins, mutable_data<T>(grad_input));
-            }
+            if (input_grad) spread_channels(geometry, images, data<T>(grads), factor, mutable_data<T>(grad_input));
             return;
         }
         if (move) move_planes(geometry, images, data<T>(grads), data<T>(source), factor, into_offset, into_mask);

@@ -105,18 +105,13 @@ std::tuple<Tensor, Tensor, Tensor> deform_roi_pool_backward(const Tensor& grad, 
                                              deterministic ? std::max<int64_t>(bins.channels, 1) : 16};
             return deterministic ? for_each_index(move.calls(), move) : for_each_index_in_order(move.calls(), move);
         }
-        const Scratch<T> copy(channels_last ? 0 : source.numel());
         if (offset_grad) {
+            const Scratch<T> copy(channels_last ? 0 : source.numel());
             if (!channels_last) to_channels_last(data<T>(source), bins, copy.data());
             move_channels(geometry, data<T>(grads), channels_last ? data<T>(source) : copy.data(), factor, into_offset,
                           into_mask);
         }
-        if (input_grad) {
-            T* target = channels_last ? into : copy.data();
-            std::fill_n(target, source.numel(), T(0));
-            spread_channels(geometry, images, data<T>(grads), factor, target);
-            if (!channels_last) from_channels_last(target, bins, into);
-        }
+        if (input_grad) spread_channels(geometry, images, data<T>(grads), factor, into);
     });
     return {grad_input, grad_offset, grad_mask};
 }

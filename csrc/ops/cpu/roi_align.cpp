@@ -122,15 +122,11 @@ void pool_channels_last(const std::vector<const T*>& maps, const RoIs<T>& rois, 
     });
 }
 
-// Threads share the rows of the maps, about as many bins to each, and on many threads the channels too: to pass over
-// the bins costs nearly the same for half of the channels.
+// Threads share the rows of the maps, about as many bins to each, and many threads the channels too.
 template <class T>
 void spread_channels_last(const T* grad, const RoIs<T>& rois, const RoIPooling& pooling, const std::vector<T*>& maps) {
-    constexpr int64_t threads_along_rows = 8, least_channels = 64;
     const int64_t levels = pooling.levels.size(), pixel = pooling.channels, bins = rois.bins.size();
-    const int64_t threads = torch::stable::get_num_threads();
-    const int64_t most = (pixel * threads_along_rows / threads + 15) / 16 * 16;
-    const int64_t block = std::max(std::min(most, pixel), std::min(least_channels, pixel));
+    const int64_t block = channels_beside_rows(pixel);
     const int64_t blocks = pixel == 0 ? 0 : (pixel + block - 1) / block;
     parallel_for(0, blocks * bins, 64, [&](int64_t from, int64_t to) {
         for (int64_t b = from / bins; b * bins < to; ++b) {

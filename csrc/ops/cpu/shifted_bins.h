@@ -75,6 +75,10 @@ struct SlopedTap {
     T weight, slope;
 };
 
+struct Rows {
+    int64_t first, last;
+};
+
 // The cells that the bins of one box read along one axis; the taps of bin i end at ends[i].
 template <class T>
 struct SlopedTaps {
@@ -85,6 +89,8 @@ struct SlopedTaps {
         taps.clear();
         ends.clear();
     }
+
+    void append_none() { ends.push_back(static_cast<int64_t>(taps.size())); }
 
     void append(const BinSide<T>& side, bool mean_of_inside, bool slopes) {
         const size_t first = taps.size();
@@ -102,7 +108,16 @@ struct SlopedTaps {
             taps[i].weight /= count;
             taps[i].slope /= count;
         }
-        ends.push_back(static_cast<int64_t>(taps.size()));
+        append_none();
+    }
+
+    // Drops the taps of the last bin that lie outside; says whether any are left.
+    bool keep(const Rows& rows) {
+        const size_t first = ends.size() > 1 ? ends[ends.size() - 2] : 0;
+        const auto outside = [&](const SlopedTap<T>& tap) { return tap.cell < rows.first || tap.cell >= rows.last; };
+        taps.erase(std::remove_if(taps.begin() + first, taps.end(), outside), taps.end());
+        ends.back() = static_cast<int64_t>(taps.size());
+        return first < taps.size();
     }
 
   private:
@@ -121,7 +136,7 @@ struct SlopedTaps {
     }
 };
 
-// All bins of one box, for the channels of one class.
+// All bins of one box, for the channels of one class and the rows asked for.
 template <class T>
 struct BoxTaps {
     SlopedTaps<T> rows, columns;
@@ -129,14 +144,18 @@ struct BoxTaps {
     T per_x = 0, per_y = 0;
 
     template <class Geometry>
-    void build(const Geometry& geometry, int64_t box, int64_t channel, bool slopes) {
+    void build(const Geometry& geometry, int64_t box, int64_t channel, bool slopes, const Rows* within = nullptr) {
         rows.clear();
         columns.clear();
         for (int64_t i = 0; i < geometry.bins.height; ++i) {
             for (int64_t j = 0; j < geometry.bins.width; ++j) {
                 const Bin<T> bin = geometry.bin(box, channel, i, j);
                 rows.append(bin.rows, bin.mean_of_inside, slopes);
-                columns.append(bin.columns, bin.mean_of_inside, slopes);
+                if (within != nullptr && !rows.keep(*within)) {
+                    columns.append_none();
+                } else {
+                    columns.append(bin.columns, bin.mean_of_inside, slopes);
+                }
                 image = bin.image;
                 per_x = bin.per_x;
                 per_y = bin.per_y;
@@ -196,6 +215,7 @@ VISIONLAB_INLINE void spread_moved_body(T* map, int64_t row_stride, int64_t pixe
                                         int64_t bin_stride) {
     for (int64_t bin = 0; bin < bins; ++bin) {
         const BinTaps<T> taps(box, bin);
+        if (taps.row == taps.row_end) continue;
         const T factor = mask == nullptr ? T(1) : mask[bin];
         for_each_channel<T, Bytes>(
             channels, [&](auto vector, auto count, int64_t channel) __attribute__((always_inline)) {
@@ -268,20 +288,16 @@ VISIONLAB_SIMD_LEVELS(move_bins, move_bins_body)
 // Copies a contiguous map to a channels-last one.
 template <class T>
 void to_channels_last(const T* from, const Bins& bins, T* to) {
+    constexpr int64_t together = 32;
     const int64_t area = bins.map_height * bins.map_width, channels = bins.input_channels;
-    for_each_block(bins.batch, channels, 32, [&](int64_t n, int64_t channel, int64_t count) {
-        transpose(from + (n * channels + channel) * area, area, count, area, to + n * channels * area + channel,
-                  channels);
-    });
-}
-
-template <class T>
-void from_channels_last(const T* from, const Bins& bins, T* to) {
-    const int64_t area = bins.map_height * bins.map_width, channels = bins.input_channels;
-    for_each_block(bins.batch, channels, 32, [&](int64_t n, int64_t channel, int64_t count) {
-        transpose(from + n * channels * area + channel, channels, area, count, to + (n * channels + channel) * area,
-                  area);
-    });
+    for (int64_t n = 0; n < bins.batch; ++n) {
+        parallel_for(0, area, 64, [&](int64_t first, int64_t last) {
+            for (int64_t channel = 0; channel < channels; channel += together) {
+                transpose(from + (n * channels + channel) * area + first, area, std::min(together, channels - channel),
+                          last - first, to + (n * area + first) * channels + channel, channels);
+            }
+        });
+    }
 }
 
 // How many output channels move together.
@@ -289,7 +305,7 @@ inline int64_t channels_together(const Bins& bins) {
     return bins.classes > 0 ? bins.channels / bins.classes : bins.channels;
 }
 
-// `map` is channels-last whatever the output is; so are the maps of the functions below.
+// `map` is channels-last whatever the output is.
 template <class T, class Geometry>
 void pool_channels(const Geometry& geometry, const T* map, const T* mask, T* output) {
     const Bins& shape = geometry.bins;
@@ -310,32 +326,73 @@ void pool_channels(const Geometry& geometry, const T* map, const T* mask, T* out
     });
 }
 
-// Adds to the gradient of the input, a block of channels at a time.
+// Adds to the gradient of the input, or to rows of it, for channels from `first` on: `pixel` is a pixel of the map, and
+// the gradient of a box has `bin_stride` values to a bin, of which these channels are the first.
 template <class T, class Geometry>
-void spread_channels(const Geometry& geometry, const BoxesByImage& boxes, const T* grad, const T* mask, T* map) {
+void spread_box(const Geometry& geometry, int64_t box, int64_t first, int64_t channels, const Rows* rows, const T* grad,
+                int64_t bin_stride, const T* mask, T* map, int64_t pixel, BoxTaps<T>& taps) {
     const Bins& shape = geometry.bins;
-    const int64_t bins = shape.height * shape.width, channels = shape.channels, together = channels_together(shape);
-    const int64_t row_stride = shape.map_width * channels;
-    for_each_block(shape.batch, channels, channels, [&](int64_t n, int64_t first, int64_t count) {
-        const Scratch<T> turned(shape.channels_last ? 0 : bins * count);
+    const int64_t bins = shape.height * shape.width, together = channels_together(shape);
+    for (int64_t channel = first; channel < first + channels;) {
+        const int64_t end = std::min(first + channels, (channel / together + 1) * together);
+        taps.build(geometry, box, channel, false, rows);
+        spread_moved(map + channel - first, shape.map_width * pixel, pixel, taps,
+                     mask == nullptr ? mask : mask + box * bins, bins, end - channel, grad + channel - first,
+                     bin_stride);
+        channel = end;
+    }
+}
+
+// Writes the gradient of a channels-last input. Threads share the rows of the map, and many threads the channels too.
+template <class T, class Geometry>
+void spread_channels_last(const Geometry& geometry, const BoxesByImage& boxes, const T* grad, const T* mask, T* map) {
+    const Bins& shape = geometry.bins;
+    const int64_t bins = shape.height * shape.width, pixel = shape.channels, row = shape.map_width * pixel;
+    const int64_t block = channels_beside_rows(pixel), blocks = pixel == 0 ? 0 : (pixel + block - 1) / block;
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t shares = std::min({threads, threads_along_rows, shape.map_height});
+    parallel_for(0, shape.batch * blocks * shares, 1, [&](int64_t from, int64_t to) {
         BoxTaps<T> taps;
-        T* target = map + n * shape.map_height * row_stride;
-        for (int64_t i = boxes.first[n]; i < boxes.first[n + 1]; ++i) {
-            const int64_t box = boxes.order[i];
-            const T* source = grad + box * bins * channels + first;
-            if (!shape.channels_last) {
-                transpose(grad + (box * channels + first) * bins, bins, count, bins, turned.data(), count);
-                source = turned.data();
+        for (int64_t task = from; task < to; ++task) {
+            const int64_t share = task % shares, channel = task / shares % blocks * block, n = task / shares / blocks;
+            const int64_t channels = std::min(block, pixel - channel);
+            const Rows rows{shape.map_height * share / shares, shape.map_height * (share + 1) / shares};
+            T* target = map + n * shape.map_height * row + channel;
+            for (int64_t i = rows.first * shape.map_width; i < rows.last * shape.map_width; ++i) {
+                std::fill_n(target + i * pixel, channels, T(0));
             }
-            for (int64_t channel = first; channel < first + count;) {
-                const int64_t end = std::min(first + count, (channel / together + 1) * together);
-                taps.build(geometry, box, channel, false);
-                spread_moved(target + channel, row_stride, channels, taps, mask == nullptr ? mask : mask + box * bins,
-                             bins, end - channel, source + (channel - first), shape.channels_last ? channels : count);
-                channel = end;
+            for (int64_t i = boxes.first[n]; i < boxes.first[n + 1]; ++i) {
+                const int64_t box = boxes.order[i];
+                spread_box(geometry, box, channel, channels, &rows, grad + box * bins * pixel + channel, pixel, mask,
+                           target, pixel, taps);
             }
         }
     });
+}
+
+// Writes the gradient of a contiguous input, a block of channels at a time.
+template <class T, class Geometry>
+void spread_contiguous(const Geometry& geometry, const BoxesByImage& boxes, const T* grad, const T* mask, T* map) {
+    const Bins& shape = geometry.bins;
+    const int64_t bins = shape.height * shape.width, channels = shape.channels;
+    const int64_t area = shape.map_height * shape.map_width;
+    for_each_block(shape.batch, channels, channels, [&](int64_t n, int64_t first, int64_t count) {
+        const Scratch<T> turned(bins * count), sums(area * count);
+        std::fill_n(sums.data(), area * count, T(0));
+        BoxTaps<T> taps;
+        for (int64_t i = boxes.first[n]; i < boxes.first[n + 1]; ++i) {
+            const int64_t box = boxes.order[i];
+            transpose(grad + (box * channels + first) * bins, bins, count, bins, turned.data(), count);
+            spread_box(geometry, box, first, count, nullptr, turned.data(), count, mask, sums.data(), count, taps);
+        }
+        transpose(sums.data(), count, area, count, map + (n * channels + first) * area, area);
+    });
+}
+
+template <class T, class Geometry>
+void spread_channels(const Geometry& geometry, const BoxesByImage& boxes, const T* grad, const T* mask, T* map) {
+    if (geometry.bins.channels_last) return spread_channels_last(geometry, boxes, grad, mask, map);
+    spread_contiguous(geometry, boxes, grad, mask, map);
 }
 
 // Adds to the gradients of offsets and mask, each of which may be null.
