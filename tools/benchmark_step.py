@@ -43,7 +43,9 @@ def main() -> int:
         times = measure(stages, options.images, tuple(options.size), options.rounds)
         ratio = times["theirs"]["median"] / times["ours"]["median"]
         rows.append([name, seconds(times["ours"]), seconds(times["theirs"]), f"{ratio:.2f}x"])
-    title = f"training step, {options.images} images of {options.size[0]} x {options.size[1]}, {options.threads} threads"
+    title = (
+        f"training step, {options.images} images of {options.size[0]} x {options.size[1]}, {options.threads} threads"
+    )
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     table(["ResNet-50, FPN", "ms ± IQR/2", "torchvision's operators", "faster"], rows, f"{title}; {versions}")
     return 0

@@ -198,7 +198,3 @@ class TestAdaptiveContract(TestContract):
 
     def call(self, *tensors: Tensor) -> Tensor:
         return deform_roi_pool(*tensors, (3, 2), 0.7)
-
-    def test_onnx(self):
-        with pytest.raises(Exception, match="sampling_ratio"):
-            super().test_onnx()

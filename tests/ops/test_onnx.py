@@ -50,3 +50,29 @@ def test_equals_onnxruntime(module: type[torch.nn.Module], dynamic: bool):
         outputs = session.run(None, {name: inputs[name].numpy() for name in names})
         for ours, expected in zip(outputs, module()(**inputs), strict=True):
             torch.testing.assert_close(torch.from_numpy(ours), expected)
+
+
+class Pools(torch.nn.Module):
+    def forward(self, boxes: Tensor, input: Tensor, offset: Tensor) -> tuple[Tensor, ...]:
+        settings = (3, 0.5)
+        return (
+            ops.roi_align(input, boxes, *settings),
+            ops.roi_pool(input, boxes, *settings),
+            ops.ps_roi_align(input, boxes, *settings),
+            ops.ps_roi_pool(input, boxes, *settings),
+            ops.deform_roi_pool(input, boxes, offset, *settings),
+        )
+
+
+def test_pools_take_as_many_samples_as_boxes_ask_for_when_the_model_runs():
+    generator = torch.Generator().manual_seed(0)
+    input, offset = (torch.randn(shape, generator=generator) for shape in ((2, 18, 20, 24), (5, 2, 3, 3)))
+    small = torch.tensor([[0.0, 1, 2, 5, 6], [1, 0, 0, 3, 4], [1, 8, 3, 12, 9], [0, 9, 9, 9, 9], [0, 5, 5, 9, 8]])
+    large = torch.tensor([[0.0, 1, 2, 45, 36], [1, 0, 0, 48, 40], [1, 8, 3, 12, 39], [0, 9, 9, 30, 9], [0, 5, 5, 9, 8]])
+    program = torch.onnx.export(Pools(), (small, input, offset), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [input.name for input in session.get_inputs()]
+    for boxes in (small, large):
+        outputs = session.run(None, dict(zip(names, (boxes.numpy(), input.numpy(), offset.numpy()), strict=True)))
+        for ours, expected in zip(outputs, Pools()(boxes, input, offset), strict=True):
+            torch.testing.assert_close(torch.from_numpy(ours), expected, rtol=1e-5, atol=1e-5)

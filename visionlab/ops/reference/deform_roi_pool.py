@@ -23,7 +23,7 @@ def deform_roi_pool(
 ) -> Tensor:
     """Pool each bin where its offset has moved it to."""
     most = _most_samples(input, boxes, offset, spatial_scale, sampling_ratio)
-    return shifted_bins.pool(input, _bins(input, boxes, offset, spatial_scale, sampling_ratio, gamma, most), mask)
+    return shifted_bins.pool(input, bins_of(input, boxes, offset, spatial_scale, sampling_ratio, gamma, most), mask)
 
 
 def deform_roi_pool_backward(
@@ -41,7 +41,7 @@ def deform_roi_pool_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset and mask; one that is not wanted is empty."""
     most = _most_samples(input, boxes, offset, spatial_scale, sampling_ratio)
-    bins = _bins(input, boxes, offset, spatial_scale, sampling_ratio, gamma, most)
+    bins = bins_of(input, boxes, offset, spatial_scale, sampling_ratio, gamma, most)
     empty = input.new_empty(0)
     of_input = shifted_bins.spread(grad, bins, input, mask) if input_grad else empty
     if not offset_grad:
@@ -50,24 +50,6 @@ def deform_roi_pool_backward(
     factor = 1.0 if mask is None else mask
     of_offset = shifted_bins.offset_gradient(along_x * factor, along_y * factor, tuple(offset.shape))
     return of_input, of_offset, empty.clone() if mask is None else pooled.sum(1, keepdim=True)
-
-
-def formula(
-    input: Tensor,
-    boxes: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
-) -> Tensor:
-    """Return the same as ``deform_roi_pool`` without a look at values, for exporters."""
-    if sampling_ratio <= 0:
-        raise ValueError(
-            f"deform_roi_pool: an exported graph needs a sampling_ratio of at least 1, got {sampling_ratio}"
-        )
-    bins = _bins(input, boxes, offset, spatial_scale, sampling_ratio, gamma, sampling_ratio)
-    return shifted_bins.pool(input, bins, mask)
 
 
 def _sides(boxes: Tensor, spatial_scale: float, bins: tuple[int, int], sampling_ratio: int) -> list[tuple[Tensor, ...]]:
@@ -98,7 +80,7 @@ def _most_samples(
     return rows, columns
 
 
-def _bins(
+def bins_of(
     input: Tensor,
     boxes: Tensor,
     offset: Tensor,
@@ -107,6 +89,7 @@ def _bins(
     gamma: float,
     most: int | tuple[int, int],
 ) -> Bins:
+    """Return every bin; ``most`` is the largest number of samples of one, along y and along x."""
     height, width = offset.shape[2], offset.shape[3]
     most_rows, most_columns = (most, most) if isinstance(most, int) else most
     (y, bin_y, rows), (x, bin_x, columns) = _sides(boxes, spatial_scale, (height, width), sampling_ratio)

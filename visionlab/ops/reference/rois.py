@@ -22,17 +22,16 @@ def check_boxes(op: str, boxes: Tensor, batch: int) -> None:
         )
 
 
-def rounded_cells(
-    begin: Tensor, end: Tensor, scale: float, bins: int, size: int, limit: int, inclusive: bool
-) -> Tensor:
-    """Return ``(K, bins, size)`` bool: whether a cell is one of a bin, for sides rounded to whole cells.
+def rounded_bins(
+    begin: Tensor, end: Tensor, scale: float, bins: int, limit: int, inclusive: bool
+) -> tuple[Tensor, Tensor]:
+    """Return ``(K, bins)`` the first cell of each bin and the first one past it, for sides rounded to whole cells.
 
     Args:
         begin: ``(K,)`` first corner of the side of each box.
         end: ``(K,)`` its last corner.
         scale: cells per unit of the corners.
         bins: how many bins the side is cut into.
-        size: cells of the map along this axis.
         limit: cells from here on are in no bin.
         inclusive: whether the last corner is a cell of the box.
     """
@@ -43,6 +42,14 @@ def rounded_cells(
     index = torch.arange(bins, device=begin.device, dtype=begin.dtype)
     first = (start[:, None] + (index * bin_size[:, None]).floor().long()).clamp(0, limit)
     past = (start[:, None] + ((index + 1) * bin_size[:, None]).ceil().long()).clamp(0, limit)
+    return first, past
+
+
+def rounded_cells(
+    begin: Tensor, end: Tensor, scale: float, bins: int, size: int, limit: int, inclusive: bool
+) -> Tensor:
+    """Return ``(K, bins, size)`` bool: whether a cell of a map is one of a bin of :func:`rounded_bins`."""
+    first, past = rounded_bins(begin, end, scale, bins, limit, inclusive)
     cell = torch.arange(size, device=begin.device)
     return (cell >= first[..., None]) & (cell < past[..., None])
 

@@ -91,14 +91,22 @@ def corners(row: Samples, column: Samples) -> Iterator[tuple[Tensor, Tensor, Ten
 
 def pool(input: Tensor, bins: Bins, mask: Tensor | None) -> Tensor:
     """Return ``(K, D, PH, PW)``: the mean of the samples of each bin, times its mask."""
-    values = input.reshape(-1)
     output = input.new_zeros(())
     for row, column in bins.samples():
-        for y, x, weight, _, _ in corners(row, column):
-            output = output + weight * values[bins.cells(tuple(input.shape), y, x)]
-    shape = (bins.images.shape[0], *bins.channels.shape)
-    output = (output / bins.counted.clamp(min=1)).expand(shape)
-    return (output if mask is None else output * mask).to(memory_format=memory_format(input)).clone()
+        output = output + value(input, bins, row, column)
+    return mean(output, bins, mask).to(memory_format=memory_format(input)).clone()
+
+
+def value(input: Tensor, bins: Bins, row: Samples, column: Samples) -> Tensor:
+    """Return the interpolated value of one sample of each bin."""
+    values, shape = input.reshape(-1), tuple(input.shape)
+    return sum(weight * values[bins.cells(shape, y, x)] for y, x, weight, _, _ in corners(row, column))  # type: ignore[return-value]
+
+
+def mean(total: Tensor, bins: Bins, mask: Tensor | None) -> Tensor:
+    """Return what is pooled, from the sum of the samples."""
+    output = (total / bins.counted.clamp(min=1)).expand(bins.images.shape[0], *bins.channels.shape)
+    return output if mask is None else output * mask
 
 
 def spread(grad: Tensor, bins: Bins, input: Tensor, mask: Tensor | None) -> Tensor:

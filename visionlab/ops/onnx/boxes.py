@@ -1,73 +1,14 @@
-"""How ``torch.onnx.export(..., dynamo=True)`` writes the operators, which ONNX does not have.
-
-An exporter replaces an operator it does not know by its decomposition, where one is registered. ONNX has RoiAlign and
-NonMaxSuppression; the other operators become the formulas of their PyTorch path.
-"""
+"""Suppression of boxes in ONNX: by its own NonMaxSuppression, and by a loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import register_decomposition
 
-from visionlab.ops.reference import boxes as box_formulas
-from visionlab.ops.reference import (
-    deform_conv2d,
-    deform_ps_roi_pool,
-    deform_roi_pool,
-    ps_roi_align,
-    ps_roi_pool,
-    roi_pool,
-)
-
-
-def roi_align(
-    input: Tensor,
-    boxes: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """Return ONNX's RoiAlign of opset 16."""
-    attributes: dict[str, Any] = {
-        "mode": "avg",
-        "output_height": pooled_height,
-        "output_width": pooled_width,
-        "spatial_scale": spatial_scale,
-        "sampling_ratio": max(sampling_ratio, 0),
-        "coordinate_transformation_mode": "half_pixel" if aligned else "output_half_pixel",
-    }
-    return torch.onnx.ops.symbolic(
-        "RoiAlign",
-        (input, boxes[:, 1:], boxes[:, 0].long()),
-        attributes,
-        dtype=input.dtype,
-        shape=(boxes.shape[0], input.shape[1], pooled_height, pooled_width),
-        version=16,
-    )
-
-
-def multi_scale_roi_align(
-    features: list[Tensor],
-    boxes: Tensor,
-    levels: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    scales: list[float],
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """Return, of ONNX's RoiAlign of every level, the rows that belong to it."""
-    output: Any = None
-    for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
-        pooled = roi_align(feature, boxes, pooled_height, pooled_width, scale, sampling_ratio, aligned)
-        output = pooled if output is None else torch.where((levels == level)[:, None, None, None], pooled, output)
-    return output
+from visionlab.ops.onnx.loop import repeat_while
+from visionlab.ops.reference.boxes import box_iou
 
 
 def _survivors(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> tuple[Tensor, Tensor]:
@@ -110,7 +51,7 @@ def soft_nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, sigma: float, score_threshold: float, method: int
 ) -> tuple[Tensor, Tensor]:
     """Return indices in the order in which boxes are taken, and their lowered scores: a loop over boxes."""
-    iou = box_formulas.box_iou(boxes, boxes, 0).nan_to_num(0)
+    iou = box_iou(boxes, boxes, 0).nan_to_num(0)
     weights = (-iou.square() / sigma).exp() if method == 1 else torch.where(iou >= iou_threshold, 1 - iou, 1.0)
     out = torch.full_like(scores[:1], -torch.inf)  # the score of a box that is taken or dropped
     least = torch.full_like(out, score_threshold)
@@ -131,32 +72,6 @@ def soft_nms(
         torch.zeros_like(scores, dtype=torch.int64),
         torch.zeros_like(scores),
     )
-    taken, _, keep, lowered = torch._higher_order_ops.while_loop(any_left, take_best, start)
+    taken, _, keep, lowered = repeat_while(any_left, take_best, start)
     first = (torch.arange(scores.shape[0], device=scores.device) < taken).nonzero()[:, 0]
     return keep[first], lowered[first]
-
-
-FORMULAS: dict[str, Callable[..., Any]] = {
-    "box_iou": box_formulas.box_iou,
-    "deform_conv2d": deform_conv2d.deform_conv2d,
-    "deform_ps_roi_pool": deform_ps_roi_pool.formula,
-    "deform_roi_pool": deform_roi_pool.formula,
-    "multi_scale_roi_align": multi_scale_roi_align,
-    "nms": nms,
-    "nms_padded": nms_padded,
-    "ps_roi_align": ps_roi_align.formula,
-    "ps_roi_pool": ps_roi_pool.formula,
-    "roi_align": roi_align,
-    "roi_pool": roi_pool.formula,
-    "soft_nms": soft_nms,
-}
-
-
-def register() -> None:
-    """Tell exporters of every formula; the operators must be there already."""
-    for name, formula in FORMULAS.items():
-        op = getattr(torch.ops.visionlab, name).default
-        register_decomposition(op)(formula)
-        # A fake tensor of unknown size would be computed by the formula as well, were there no "meta" entry; the
-        # operator's own fake kernel is what it must use.
-        register_decomposition(op, type="meta")(formula)
