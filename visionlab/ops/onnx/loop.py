@@ -12,6 +12,6 @@ def repeat_while(
     condition: Callable[..., Tensor], body: Callable[..., tuple[Tensor, ...]], start: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """Return what ``start`` has become when ``condition`` of it is no longer true."""
-    # Otherwise sizes that differ from those of the last loop in this process become inputs that ONNX's Loop cannot take.
+    # Otherwise sizes other than those of the last loop in this process become inputs, which ONNX has no form for.
     with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
         return torch._higher_order_ops.while_loop(condition, body, start)

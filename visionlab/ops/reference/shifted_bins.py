@@ -37,7 +37,7 @@ class Side(NamedTuple):
     margin: float  # how far outside the map a sample still counts
     size: int  # of the map
 
-    def _position(self, index: int) -> tuple[Tensor, Tensor]:
+    def _position(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
         position = self.origin + (index + self.phase) * self.step + self.shift
         inside = (position >= -self.margin) & (position <= self.size - 1 + self.margin) & (index < self.samples)
         return position, inside
@@ -46,7 +46,7 @@ class Side(NamedTuple):
         """Return how many samples of each bin lie on the map."""
         return sum(self._position(i)[1].to(self.origin.dtype) for i in range(self.most))  # type: ignore[return-value]
 
-    def sample(self, index: int) -> Samples:
+    def sample(self, index: int | Tensor) -> Samples:
         """Return one sample of each bin."""
         position, inside = self._position(index)
         at = torch.where(inside, position, 0.0).clamp(0, self.size - 1)
