@@ -198,3 +198,15 @@ class TestAdaptiveContract(TestContract):
 
     def call(self, *tensors: Tensor) -> Tensor:
         return deform_roi_pool(*tensors, (3, 2), 0.7)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_no_channels(channels_last: bool):
+    input, boxes, offset, _ = arguments(torch.float32, channels_last)
+    input = input[:, :0].contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    input.requires_grad_()
+    output = deform_roi_pool(input, boxes, offset.requires_grad_(), tuple(offset.shape[2:]))
+    output.sum().backward()
+    assert output.shape == (len(boxes), 0, *offset.shape[2:])
+    assert input.grad.shape == input.shape
+    assert offset.grad.count_nonzero() == 0

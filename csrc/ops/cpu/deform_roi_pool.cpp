@@ -13,8 +13,9 @@ namespace {
 
 template <class T>
 void check_samples(const DeformRoIPoolGeometry<T>& geometry) {
-    const int64_t bins = std::min(geometry.bins.height, geometry.bins.width);
-    for (int64_t box = 0; box < geometry.bins.boxes && bins > 0; ++box) {
+    const Bins& bins = geometry.bins;
+    if (std::min({bins.channels, bins.height, bins.width}) == 0) return;
+    for (int64_t box = 0; box < bins.boxes; ++box) {
         if (geometry.bin(box, 0, 0, 0).image >= 0) continue;
         fail("deform_roi_pool: box ", box, " would take more than ", most_deform_samples,
              " samples along one side of a bin; clip boxes to the image or set sampling_ratio");
