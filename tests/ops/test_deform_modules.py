@@ -56,3 +56,12 @@ def test_says_what_it_is():
     assert DeformConv2dPack(8, 6, 3, bias=False, offset_groups=2, modulated=True).extra_repr() == text
     with pytest.raises(ValueError, match="in_channels must be a multiple of offset_groups, 3, got 8"):
         DeformConv2dPack(8, 6, 3, offset_groups=3)
+
+
+def test_reset_sets_the_branch_to_zero():
+    module = DeformConv2dPack(2, 3, 3)
+    torch.nn.init.ones_(module.offset_conv.weight)
+    weight = module.weight.clone()
+    module.reset_parameters()
+    assert module.offset_conv.weight.count_nonzero() == 0
+    assert not module.weight.equal(weight)

@@ -147,8 +147,8 @@ def test_messages(boxes, scores, message: str):
 
 
 def test_batched_messages():
-    with pytest.raises(ValueError, match="idxs must be an integer tensor, got"):
-        batched_nms(torch.zeros(3, 4), torch.zeros(3), torch.zeros(3), 0.5)
+    with pytest.raises(ValueError, match="idxs must be a tensor of whole numbers, got list"):
+        batched_nms(torch.zeros(3, 4), torch.zeros(3), [0, 0, 1], 0.5)
     with pytest.raises(ValueError, match=r"idxs must have shape \(3,\), got \(2,\)"):
         batched_nms(torch.zeros(3, 4), torch.zeros(3), torch.zeros(2, dtype=torch.int64), 0.5)
 

@@ -52,6 +52,32 @@ def test_equals_onnxruntime(module: type[torch.nn.Module], dynamic: bool):
             torch.testing.assert_close(torch.from_numpy(ours), expected)
 
 
+class FarGroups(torch.nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
+        return ops.batched_nms(boxes, scores, groups, 0.5)
+
+
+def test_groups_with_large_numbers_stay_apart():
+    boxes, scores, groups = make(60)
+    groups = groups + 10**7
+    program = torch.onnx.export(FarGroups(), (boxes, scores, groups), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    inputs = {
+        input.name: value.numpy() for input, value in zip(session.get_inputs(), (boxes, scores, groups), strict=True)
+    }
+    assert session.run(None, inputs)[0].tolist() == ops.batched_nms(boxes, scores, groups, 0.5).tolist()
+
+
+def test_roi_pool_behind_a_convolution_is_one_node():
+    class Model(torch.nn.Sequential):
+        def forward(self, input: Tensor, boxes: Tensor) -> Tensor:
+            return ops.roi_pool(super().forward(input), boxes, 3)
+
+    arguments = torch.randn(1, 4, 9, 9), torch.tensor([[0.0, 1, 1, 7, 8]])
+    program = torch.onnx.export(Model(torch.nn.Conv2d(4, 4, 1)), arguments, dynamo=True, verbose=False)
+    assert [node.op_type for node in program.model_proto.graph.node] == ["Conv", "MaxRoiPool"]
+
+
 class Pools(torch.nn.Module):
     def forward(self, boxes: Tensor, input: Tensor, offset: Tensor) -> tuple[Tensor, ...]:
         settings = (3, 0.5)

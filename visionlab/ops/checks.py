@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +45,8 @@ def check_shape(op: str, name: str, tensor: Tensor, *sizes: int | str) -> None:
         tensor: the argument.
         sizes: the size of each dimension; a letter stands for any size.
     """
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
     shape = tensor.shape
     if len(shape) == len(sizes):
         for got, size in zip(shape, sizes, strict=True):
@@ -77,11 +82,25 @@ def pair(op: str, name: str, value: int | Sequence[int], least: int = 1) -> tupl
         value: one number for both, or two.
         least: the smallest number that makes sense.
     """
-    sizes = (value, value) if isinstance(value, (int, torch.SymInt)) else tuple(value)
+    sizes = (value, value) if isinstance(value, (int, torch.SymInt)) else _whole_numbers(value)
     sizes = sizes * 2 if len(sizes) == 1 else sizes
     if len(sizes) != 2 or not (sizes[0] >= least and sizes[1] >= least):
         raise ValueError(f"{op}: {name} must be one or two numbers of at least {least}, got {value}")
     return sizes[0], sizes[1]
+
+
+def _whole_numbers(value: Any) -> tuple[Any, ...]:
+    """Return numbers of any integer type, NumPy's too; nothing where there are others."""
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    if not all(hasattr(number, "__index__") for number in values):
+        return ()
+    return tuple(number if isinstance(number, torch.SymInt) else operator.index(number) for number in values)
+
+
+def check_scale(op: str, spatial_scale: float) -> None:
+    """Refuse a scale that is not finite."""
+    if not math.isfinite(spatial_scale):
+        raise ValueError(f"{op}: spatial_scale must be finite, got {spatial_scale}")
 
 
 def with_image_index(op: str, boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
@@ -96,6 +115,8 @@ def with_image_index(op: str, boxes: Tensor | Sequence[Tensor], input: Tensor) -
         check_floating(op, input=input, boxes=boxes)
         check_shape(op, "boxes", boxes, "K", 5)
         return boxes
+    if not isinstance(boxes, Sequence):
+        raise ValueError(f"{op}: boxes must be a tensor or a list of one for each image, got {type(boxes).__name__}")
     if len(boxes) != input.shape[0]:
         raise ValueError(f"{op}: a list of boxes must have one tensor per image, {input.shape[0]}, got {len(boxes)}")
     for i, of_image in enumerate(boxes):
@@ -103,4 +124,6 @@ def with_image_index(op: str, boxes: Tensor | Sequence[Tensor], input: Tensor) -
         check_shape(op, f"boxes[{i}]", of_image, "L", 4)
     if not boxes:
         return input.new_zeros((0, 5))
-    return torch.cat([nn.functional.pad(of_image, (1, 0), value=i) for i, of_image in enumerate(boxes)])
+    # Half precision could not tell the index of image 257 from that of 256.
+    exact = [geometry(of_image, input) for of_image in boxes]
+    return torch.cat([nn.functional.pad(of_image, (1, 0), value=i) for i, of_image in enumerate(exact)])

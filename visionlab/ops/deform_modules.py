@@ -63,8 +63,14 @@ class DeformConv2dPack(DeformConv2d):
             self.padding,
             self.dilation,
         )
-        nn.init.zeros_(self.offset_conv.weight)
-        nn.init.zeros_(self.offset_conv.bias)  # type: ignore[arg-type]
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew, and set the branch to zero."""
+        super().reset_parameters()
+        if hasattr(self, "offset_conv"):  # not yet while the convolution itself is made
+            nn.init.zeros_(self.offset_conv.weight)
+            nn.init.zeros_(self.offset_conv.bias)  # type: ignore[arg-type]
 
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         """Return the convolution of ``input`` with its taps moved, and weighed, as its branch says."""

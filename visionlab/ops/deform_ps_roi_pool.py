@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import cast, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import cast, check_scale, check_shape, geometry, pair, widen, with_image_index
 from visionlab.ops.deform_roi_pool import check_pool, fake_gradients
 from visionlab.ops.reference import deform_ps_roi_pool as reference
 from visionlab.ops.reference.formats import memory_format
@@ -156,6 +156,7 @@ def deform_ps_roi_pool(
     if sample_per_part < 1:
         raise ValueError(f"{op}: sample_per_part must be at least 1, got {sample_per_part}")
     check_shape(op, "input", input, "N", "C", "H", "W")
+    check_scale(op, spatial_scale)
     boxes = with_image_index(op, boxes, input)
     check_pool(op, input, boxes, offset, mask, height, width)
     channels = input.shape[1]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import cast, check_floating, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import cast, check_floating, check_scale, check_shape, geometry, pair, widen, with_image_index
 from visionlab.ops.reference import deform_roi_pool as reference
 from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import differentiable, once_differentiable, operator
@@ -146,6 +146,7 @@ def deform_roi_pool(
     op = "deform_roi_pool"
     height, width = pair(op, "output_size", output_size)
     check_shape(op, "input", input, "N", "C", "H", "W")
+    check_scale(op, spatial_scale)
     boxes = with_image_index(op, boxes, input)
     check_pool(op, input, boxes, offset, mask, height, width)
     if offset is not None:

@@ -56,7 +56,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Args:
         boxes: ``(N, 4)`` floating point, ``x1, y1, x2, y2`` with ``x1 <= x2`` and ``y1 <= y2``; finite.
         scores: ``(N,)`` of the dtype of ``boxes``; not NaN.
-        idxs: ``(N,)`` integer, the group of each box; any values.
+        idxs: ``(N,)`` the group of each box, any whole number; of a floating point one, what follows the point is cut.
         iou_threshold: intersection over union above which the box of lower score goes, in ``[0, 1]``.
 
     Returns:
@@ -66,9 +66,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         ValueError: if shapes, dtypes or devices do not fit.
         RuntimeError: if a box is not finite or a score is NaN, except on CUDA.
     """
-    if not isinstance(idxs, Tensor) or idxs.is_floating_point() or idxs.is_complex():
+    if not isinstance(idxs, Tensor) or idxs.is_complex():
         got = idxs.dtype if isinstance(idxs, Tensor) else type(idxs).__name__
-        raise ValueError(f"batched_nms: idxs must be an integer tensor, got {got}")
+        raise ValueError(f"batched_nms: idxs must be a tensor of whole numbers, got {got}")
     boxes, scores = _checked("batched_nms", boxes, scores)
     check_shape("batched_nms", "idxs", idxs, boxes.shape[0])
     if idxs.device != boxes.device:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import cast, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import cast, check_scale, check_shape, geometry, pair, widen, with_image_index
 from visionlab.ops.reference import ps_roi_pool as reference
 from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import differentiable, operator
@@ -104,6 +104,7 @@ def ps_roi_pool(
     """
     height, width = pair("ps_roi_pool", "output_size", output_size)
     check_shape("ps_roi_pool", "input", input, "N", "C", "H", "W")
+    check_scale("ps_roi_pool", spatial_scale)
     boxes = with_image_index("ps_roi_pool", boxes, input)
     if input.shape[1] % (height * width):
         raise ValueError(

@@ -74,6 +74,8 @@ def differentiable(
             return op(*args)
         if torch._C._are_functorch_transforms_active():
             return Transformed.apply(*args)
+        if torch.autograd.forward_ad._current_level >= 0:
+            return Eager.apply(*args)  # which refuses tangents, where kernels would lose them
         if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
             return Eager.apply(*args)
         return without_autograd(*args)
@@ -105,6 +107,8 @@ def _one_by_one(op: Any) -> Callable[..., Any]:
             ]
             return op(*taken)
 
+        if info.batch_size == 0:
+            raise ValueError(f"{op._schema.name}: vmap must run over at least one element, got none")
         outputs = [element(index) for index in range(info.batch_size)]
         if isinstance(outputs[0], Tensor):
             return torch.stack(outputs), 0

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import cast, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import cast, check_scale, check_shape, geometry, pair, widen, with_image_index
 from visionlab.ops.reference import roi_align as reference
 from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import differentiable, operator
@@ -117,6 +117,7 @@ def roi_align(
     """
     height, width = pair("roi_align", "output_size", output_size)
     check_shape("roi_align", "input", input, "N", "C", "H", "W")
+    check_scale("roi_align", spatial_scale)
     boxes = with_image_index("roi_align", boxes, input)
     if 0 in input.shape[2:] and boxes.shape[0]:
         raise ValueError(f"roi_align: input must have pixels to pool from, got shape {tuple(input.shape)}")

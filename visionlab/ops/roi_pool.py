@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import cast, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import cast, check_scale, check_shape, geometry, pair, widen, with_image_index
 from visionlab.ops.reference import roi_pool as reference
 from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import differentiable, operator
@@ -116,11 +116,13 @@ def roi_pool(
     """
     height, width = pair("roi_pool", "output_size", output_size)
     check_shape("roi_pool", "input", input, "N", "C", "H", "W")
+    check_scale("roi_pool", spatial_scale)
     boxes = with_image_index("roi_pool", boxes, input)
     values = widen(input)
     boxes = geometry(boxes.detach(), values)
     with_argmax = values.requires_grad and torch.is_grad_enabled()
-    with_argmax = with_argmax or torch._C._are_functorch_transforms_active()
+    recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()  # which may be trained later
+    with_argmax = with_argmax or recorded or torch._C._are_functorch_transforms_active()
     return cast(_pool(values, boxes, height, width, spatial_scale, with_argmax)[0], input.dtype)
 
 

@@ -1,6 +1,7 @@
 // Non-maximum suppression: boxes in order of score, each kept box removes the later ones that overlap it too much.
 #include "../nms.h"
 
+#include <algorithm>
 #include <numeric>
 #include <optional>
 #include <tuple>
@@ -14,8 +15,9 @@ namespace visionlab {
 
 namespace {
 
-constexpr int64_t block = 64;    // boxes that are settled among themselves before they act on the later ones
-constexpr int64_t grain = 1024;  // later boxes per thread
+constexpr int64_t block = 64;               // boxes that are settled among themselves before they act on later ones
+constexpr int64_t near = 1024;              // later boxes that stay in the core's cache
+constexpr int64_t worth_threads = 1 << 18;  // overlaps, some 0.1 ms
 
 template <class T>
 struct Boxes {
@@ -47,20 +49,37 @@ VISIONLAB_INLINE void suppress_body(Boxes<T>* const& boxes, int64_t i, int64_t f
 
 VISIONLAB_SIMD_LEVELS(suppress, suppress_body)
 
-// Settles boxes [from, to), which are in order of score.
+// Lets the boxes that are left of [begin, end) act on [from, to).
+template <class T>
+void suppress_later(Boxes<T>& boxes, int64_t begin, int64_t end, int64_t from, int64_t to, T threshold) {
+    Boxes<T>* const all = &boxes;
+    for (int64_t first = from; first < to; first += near) {
+        for (int64_t i = begin; i < end; ++i) {
+            if (boxes.removed[i] == T(0)) suppress(all, i, first, std::min(first + near, to), threshold);
+        }
+    }
+}
+
+// Settles boxes [from, to), which are in order of score. They go in a few large parts, since threads that meet often
+// wait long where other programs hold their cores.
 template <class T>
 void settle_in_order(Boxes<T>& boxes, int64_t from, int64_t to, T threshold) {
     Boxes<T>* const all = &boxes;
-    for (int64_t begin = from; begin < to; begin += block) {
-        const int64_t end = std::min(begin + block, to);
-        for (int64_t i = begin; i < end; ++i) {
-            if (boxes.removed[i] == T(0)) suppress(all, i, i + 1, end, threshold);
-        }
-        parallel_for(end, to, grain, [&](int64_t first, int64_t last) {
-            for (int64_t i = begin; i < end; ++i) {
-                if (boxes.removed[i] == T(0)) suppress(all, i, first, last, threshold);
+    const int64_t parts = 4 * torch::stable::get_num_threads();
+    const int64_t part = std::max(block, ((to - from) / parts + block) / block * block);
+    for (int64_t begin = from; begin < to; begin += part) {
+        const int64_t end = std::min(begin + part, to);
+        for (int64_t first = begin; first < end; first += block) {
+            const int64_t last = std::min(first + block, end);
+            for (int64_t i = first; i < last; ++i) {
+                if (boxes.removed[i] == T(0)) suppress(all, i, i + 1, last, threshold);
             }
-        });
+            suppress_later(boxes, first, last, last, end, threshold);
+        }
+        const int64_t left = std::count(boxes.removed.begin() + begin, boxes.removed.begin() + end, T(0));
+        const int64_t grain = std::max(near, worth_threads / std::max<int64_t>(left, 1));
+        parallel_for(end, to, grain,
+                     [&](int64_t first, int64_t last) { suppress_later(boxes, begin, end, first, last, threshold); });
     }
 }
 

@@ -13,13 +13,13 @@ import torch
 from torch._decomp import register_decomposition
 
 from visionlab.ops.onnx import boxes, pools
-from visionlab.ops.reference import deform_conv2d, deform_ps_roi_pool
+from visionlab.ops.reference import deform_conv2d
 from visionlab.ops.reference.boxes import box_iou
 
 FORMULAS: dict[str, Callable[..., Any]] = {
     "box_iou": box_iou,
     "deform_conv2d": deform_conv2d.deform_conv2d,
-    "deform_ps_roi_pool": deform_ps_roi_pool.formula,
+    "deform_ps_roi_pool": pools.deform_ps_roi_pool,
     "deform_roi_pool": pools.deform_roi_pool,
     "multi_scale_roi_align": pools.multi_scale_roi_align,
     "nms": boxes.nms,

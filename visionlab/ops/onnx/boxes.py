@@ -13,9 +13,9 @@ from visionlab.ops.reference.boxes import box_iou
 
 def _survivors(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> tuple[Tensor, Tensor]:
     """Return the boxes in order of score, and for each in that order whether ONNX's NonMaxSuppression keeps it."""
-    boxes = boxes.float()
+    boxes = (boxes - boxes.min()).float()
     if idxs is not None:  # boxes of different groups move apart
-        boxes = boxes + (idxs * (boxes.max() - boxes.min() + 1))[:, None]
+        boxes = boxes + ((idxs - idxs.min()) * (boxes.max() + 1))[:, None]
     limit = torch.full((1,), torch.iinfo(torch.int64).max, dtype=torch.int64)
     # How many boxes are kept is known only when the model runs. This number stands for it in shapes, and nowhere else.
     unknown: Any = scores.isfinite().sum().item()

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from visionlab.ops.onnx.loop import repeat_while
+from visionlab.ops.reference import deform_ps_roi_pool as moved_by_group
 from visionlab.ops.reference import deform_roi_pool as moved
 from visionlab.ops.reference import roi_pool as max_pool
 from visionlab.ops.reference import shifted_bins
 from visionlab.ops.reference.rois import rounded_bins
 from visionlab.ops.reference.shifted_bins import Bins
+
+UNROLLED = 4  # samples of a bin that are written one after another
 
 
 def roi_align(
@@ -64,18 +67,20 @@ def multi_scale_roi_align(
 def roi_pool(
     input: Tensor, boxes: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float, with_argmax: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return ONNX's MaxRoiPool, which knows fp32 and no argmax; other calls are a formula over whole maps."""
-    if with_argmax or input.dtype == torch.float64:
-        return max_pool.formula(input, boxes, pooled_height, pooled_width, spatial_scale, with_argmax)
+    """Return ONNX's MaxRoiPool, which knows fp32; fp64 is a formula over whole maps. No graph reads the argmax."""
+    shape = (boxes.shape[0], input.shape[1], pooled_height, pooled_width)
+    unread = input.new_zeros(shape if with_argmax else 0, dtype=torch.int32)
+    if input.dtype == torch.float64:
+        return max_pool.formula(input, boxes, pooled_height, pooled_width, spatial_scale, False)[0], unread
     pooled = torch.onnx.ops.symbolic(
         "MaxRoiPool",
         (input.float(), boxes.float()),
         {"pooled_shape": [pooled_height, pooled_width], "spatial_scale": spatial_scale},
         dtype=torch.float32,
-        shape=(boxes.shape[0], input.shape[1], pooled_height, pooled_width),
+        shape=shape,
         version=1,
     )
-    return pooled.to(input.dtype), input.new_empty(0, dtype=torch.int32)
+    return pooled.to(input.dtype), unread
 
 
 def ps_roi_pool(input: Tensor, boxes: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:
@@ -104,7 +109,7 @@ def ps_roi_align(
     still = boxes.new_zeros((boxes.shape[0], 2, pooled_height, pooled_width))
     bins = moved.bins_of(input, boxes, still, spatial_scale, sampling_ratio, 0.0, max(sampling_ratio, 0))
     channels = _channels_of_bins(input.shape[1], pooled_height, pooled_width, boxes.device)
-    return _pool(input, bins._replace(channels=channels), None, sampling_ratio)
+    return _pool(input, bins._replace(channels=channels), None)
 
 
 def deform_roi_pool(
@@ -118,7 +123,25 @@ def deform_roi_pool(
 ) -> Tensor:
     """Pool each bin where its offset has moved it to."""
     bins = moved.bins_of(input, boxes, offset, spatial_scale, sampling_ratio, gamma, max(sampling_ratio, 0))
-    return _pool(input, bins, mask, sampling_ratio)
+    return _pool(input, bins, mask)
+
+
+def deform_ps_roi_pool(
+    input: Tensor,
+    boxes: Tensor,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    pooled_height: int,
+    pooled_width: int,
+    spatial_scale: float,
+    group_height: int,
+    group_width: int,
+    sample_per_part: int,
+    gamma: float,
+) -> Tensor:
+    """Pool each bin, on its own channels, where its offset has moved it to."""
+    settings = (spatial_scale, group_height, group_width, sample_per_part, gamma)
+    return _pool(input, moved_by_group.bins_of(input, boxes, offset, pooled_height, pooled_width, *settings), mask)
 
 
 def _channels_of_bins(channels: int, height: int, width: int, device: torch.device) -> Tensor:
@@ -127,9 +150,9 @@ def _channels_of_bins(channels: int, height: int, width: int, device: torch.devi
     return torch.arange(classes * height * width, device=device).view(classes, height, width)
 
 
-def _pool(input: Tensor, bins: Bins, mask: Tensor | None, sampling_ratio: int) -> Tensor:
-    """Return the mean of the samples of each bin; how many it has may be known only when the model runs."""
-    if sampling_ratio > 0:
+def _pool(input: Tensor, bins: Bins, mask: Tensor | None) -> Tensor:
+    """Return the mean of the samples of each bin, by a loop where they are many or known only when the model runs."""
+    if 0 < bins.rows.most * bins.columns.most <= UNROLLED:
         return shifted_bins.pool(input, bins, mask)
     rows, columns = (
         torch.cat([side.samples.flatten(), side.samples.new_zeros(1)]).amax(0, keepdim=True).long()

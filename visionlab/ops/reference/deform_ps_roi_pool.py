@@ -26,7 +26,7 @@ def deform_ps_roi_pool(
     """Pool each bin, on its own channels, where its offset has moved it to."""
     check_boxes("deform_ps_roi_pool", boxes, input.shape[0])
     settings = (spatial_scale, group_height, group_width, sample_per_part, gamma)
-    return formula(input, boxes, offset, mask, pooled_height, pooled_width, *settings)
+    return shifted_bins.pool(input, bins_of(input, boxes, offset, pooled_height, pooled_width, *settings), mask)
 
 
 def deform_ps_roi_pool_backward(
@@ -47,7 +47,7 @@ def deform_ps_roi_pool_backward(
     """Return the gradients of input, offset and mask; one that is not wanted is empty."""
     check_boxes("deform_ps_roi_pool", boxes, input.shape[0])
     settings = (spatial_scale, group_height, group_width, sample_per_part, gamma)
-    bins = _bins(input, boxes, offset, grad.shape[2], grad.shape[3], *settings)
+    bins = bins_of(input, boxes, offset, grad.shape[2], grad.shape[3], *settings)
     empty = input.new_empty(0)
     of_input = shifted_bins.spread(grad, bins, input, mask) if input_grad else empty
     of_offset, of_mask = empty.clone(), empty.clone()
@@ -59,24 +59,6 @@ def deform_ps_roi_pool_backward(
         if mask is not None:
             of_mask = pooled.sum(1, keepdim=True)
     return of_input, of_offset, of_mask
-
-
-def formula(
-    input: Tensor,
-    boxes: Tensor,
-    offset: Tensor | None,
-    mask: Tensor | None,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    group_height: int,
-    group_width: int,
-    sample_per_part: int,
-    gamma: float,
-) -> Tensor:
-    """Return the same as ``deform_ps_roi_pool`` without a look at values, for exporters."""
-    settings = (spatial_scale, group_height, group_width, sample_per_part, gamma)
-    return shifted_bins.pool(input, _bins(input, boxes, offset, pooled_height, pooled_width, *settings), mask)
 
 
 def _round(value: Tensor) -> Tensor:
@@ -92,7 +74,7 @@ def _side(first: Tensor, last: Tensor, spatial_scale: float) -> tuple[Tensor, Te
     return start.reshape(-1, 1, 1, 1), length.reshape(-1, 1, 1, 1)
 
 
-def _bins(
+def bins_of(
     input: Tensor,
     boxes: Tensor,
     offset: Tensor | None,
@@ -104,6 +86,7 @@ def _bins(
     sample_per_part: int,
     gamma: float,
 ) -> Bins:
+    """Return every bin."""
     device = input.device
     outputs = input.shape[1] // (group_height * group_width)
     y, y_length = _side(boxes[:, 2], boxes[:, 4], spatial_scale)

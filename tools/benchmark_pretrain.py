@@ -1,0 +1,132 @@
+"""Time pretraining: making the views alone, the model's step alone, and both together; SimCLR's step beside lightly's.
+
+    python tools/benchmark_pretrain.py DIR               # SimCLR at 96 pixels and jigsaw, ResNet-18, images of a folder
+    python tools/benchmark_pretrain.py DIR --workers 4   # processes that make views; the model has the other cores
+
+Together the two should be as fast as the slower of them alone. With lightly installed, a step of its SimCLR, its
+head and its loss, is timed in turn with ours, on the same encoder, views and optimizer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import torch
+from operators.measure import interleave
+from operators.report import seconds, table
+from torch import nn
+
+from visionlab.data.folder import ImageFolder
+from visionlab.data.loader import TrainLoader, ViewSamples
+from visionlab.models.backbone import Backbone
+from visionlab.pretext import PRETEXTS, Pretext
+from visionlab.structures import ViewBatch
+
+METHODS: dict[str, dict[str, Any]] = {"simclr": {"image_size": 96}, "jigsaw": {"num_permutations": 1000}}
+
+
+def main() -> int:
+    cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", help="a folder of images")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=max(1, cores // 2), help="processes that make views")
+    parser.add_argument("--batches", type=int, default=10, help="timed of each kind, in each of three rounds")
+    options = parser.parse_args()
+    torch.set_num_threads(max(1, cores - options.workers))
+    rows = [together(name, settings, options) for name, settings in METHODS.items()]
+    title = f"images a second: {options.workers} processes make views, the model has {torch.get_num_threads()} threads"
+    table(["ResNet-18", "views alone", "model alone", "together", "of the slower"], rows, title)
+    beside_lightly(options)
+    return 0
+
+
+def together(name: str, settings: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    """Return a row: how many images a second views, model and both get done."""
+    method = build(name, settings)
+    dataset = ImageFolder(root=options.root)
+    loader = TrainLoader(ViewSamples(dataset, method.views), batch_size=options.batch_size, workers=options.workers)
+    batches = loader.batches()
+    step = trainer(method)
+    one = next(batches)
+    step(one)
+    speeds: dict[str, list[float]] = {"views": [], "model": [], "both": []}
+    for _ in range(3):
+        speeds["model"].append(rate(lambda: step(one), options))
+        drain(batches, options)
+        speeds["views"].append(rate(lambda: next(batches), options))
+        speeds["both"].append(rate(lambda: step(next(batches)), options))
+    views, model, both = (median(speeds[kind]) for kind in ("views", "model", "both"))
+    return [name, f"{views:.0f}", f"{model:.1f}", f"{both:.1f}", f"{100 * both / min(views, model):.0f} %"]
+
+
+def build(name: str, settings: dict[str, Any]) -> Pretext:
+    torch.manual_seed(0)
+    return PRETEXTS[name](Backbone("resnet18"), **settings).train().to(memory_format=torch.channels_last)
+
+
+def trainer(method: Pretext) -> Callable[[ViewBatch], None]:
+    """Return one step of training a method."""
+    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
+
+    def step(batch: ViewBatch) -> None:
+        optimizer.zero_grad()
+        torch.stack(list(method(batch).losses.values())).sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def rate(call: Callable[[], Any], options: argparse.Namespace) -> float:
+    begin = time.perf_counter()
+    for _ in range(options.batches):
+        call()
+    return options.batches * options.batch_size / (time.perf_counter() - begin)
+
+
+def drain(batches: Iterator[ViewBatch], options: argparse.Namespace) -> None:
+    """Take what was made ahead while the model ran."""
+    for _ in itertools.islice(batches, 3 * options.workers):
+        pass
+
+
+def beside_lightly(options: argparse.Namespace) -> None:
+    """Print the time of a step of SimCLR here and of lightly's, in turn."""
+    try:
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules import SimCLRProjectionHead
+    except ImportError as error:
+        print(f"lightly: not measured, {error}")
+        return
+    ours = build("simclr", METHODS["simclr"])
+    theirs = nn.ModuleDict({
+        "encoder": copy.deepcopy(ours.encoder),
+        "projection": SimCLRProjectionHead(ours.encoder.num_features, 2048, 128),
+    })  # fmt: skip
+    loss, optimizer = NTXentLoss(temperature=0.1), torch.optim.SGD(theirs.parameters(), lr=1e-3, momentum=0.9)
+    views = ViewSamples(ImageFolder(root=options.root), ours.views)
+    batch = next(TrainLoader(views, batch_size=options.batch_size, workers=0).batches())
+    step = trainer(ours)
+
+    def step_of_lightly() -> None:
+        optimizer.zero_grad()
+        encoder, projection = theirs["encoder"], theirs["projection"]
+        first, second = (projection(encoder.pool(encoder.normalize(view))) for view in batch.views)
+        loss(first, second).backward()
+        optimizer.step()
+
+    times = interleave({"ours": lambda: step(batch), "theirs": step_of_lightly}, "cpu", 60, options.batches)
+    ratio = times["theirs"]["median"] / times["ours"]["median"]
+    row = ["SimCLR, ResNet-18, 96 pixels", seconds(times["ours"]), seconds(times["theirs"]), f"{ratio:.2f}x"]
+    table(["one step", "ms ± IQR/2", "lightly", "faster"], [row], f"{options.batch_size} images, 2 views each")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
