@@ -107,7 +107,7 @@ def test_every_method_is_measured_beside_random_and_supervised(configs, data, me
     assert rows["turns"][column] == Interval.of(linear).text()
     assert rows["random"][rows["method"].index("minutes")] == "–"
     page = (out / "compare.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert json.loads((out / "compare.json").read_text())["cells"]["turns"] == values
 
     done.clear()
