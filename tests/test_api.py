@@ -48,6 +48,7 @@ NAMES = {
     "visionlab.train.guard": "Interrupted NonFiniteError",
     "visionlab.train.ema": "WeightAverage",
     "visionlab.train.log": "Log",
+    "visionlab.train.memory": "MemoryRise",
     "visionlab.eval.coco_map": "CocoMetrics coco_metrics",
     "visionlab.eval.detection": "DetectionEvaluator to_results",
     "visionlab.eval.interval": "Interval",

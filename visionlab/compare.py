@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -34,6 +33,7 @@ from visionlab.seeding import derive_seed
 from visionlab.study import last_scores
 from visionlab.tasks.classify import ClassifyTask
 from visionlab.train.loop import train
+from visionlab.train.memory import MemoryRise
 
 REFERENCES = ("random", "supervised")
 
@@ -167,7 +167,7 @@ class _Cells:
             save_backbone(backbone, kept, provenance={"method": method, "steps": 0, "images": 0})
             return {}
         device = distributed.choose_device(run.device)
-        _reset_peak(device)
+        memory = MemoryRise(device)
         if method == "supervised":
             self._train_supervised(run, folder, device)
         else:
@@ -175,7 +175,7 @@ class _Cells:
         (folder / "backbone.safetensors").replace(kept)
         record = read_run(folder)
         speed = record.series("images_per_second")[1]
-        cost = {"seconds": record.seconds, "images_per_second": median(speed), "megabytes": _peak_megabytes(device)}
+        cost = {"seconds": record.seconds, "images_per_second": median(speed), "megabytes": memory.megabytes()}
         return {"cost": cost, "warnings": record.warnings}
 
     def _train_supervised(self, run: Pretrain, folder: Path, device: torch.device) -> None:
@@ -267,20 +267,3 @@ def _description(runs: dict[str, Pretrain], measures: Measures) -> list[str]:
         f"{measures.grid} x {measures.grid}.",
     ]
     return lines + ([f"norm: {run.backbone.norm}, but {', '.join(differing)}."] if len(norms) > 1 else [])
-
-
-def _reset_peak(device: torch.device) -> None:
-    """Let the count of the largest memory in use start anew."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):  # else the peak is that of all cells so far
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_megabytes(device: torch.device) -> float:
-    """Return the largest memory in use: of tensors on a GPU, else of this process without its workers."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
