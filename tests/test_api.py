@@ -70,7 +70,7 @@ NAMES = {
     "visionlab.tasks.pretrain": "PretrainTask",
     "visionlab.tasks.detect": "DetectTask",
     "visionlab.tasks.classify": "ClassifyTask",
-    "visionlab.probe": "probe_files probe_rois",
+    "visionlab.probe": "encoder_of probe_files probe_folder probe_rois",
     "visionlab.compare": "Measures compare",
     "visionlab.predictor": "Predictor load_detector",
     "visionlab.config.load": "ConfigError json_schema load show",

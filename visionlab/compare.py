@@ -22,11 +22,10 @@ from visionlab.data.loader import ViewSamples
 from visionlab.data.transforms import EvaluationResize
 from visionlab.data.views import Views
 from visionlab.eval.methods import write_methods
-from visionlab.eval.probe import probe
 from visionlab.eval.records import read_run
 from visionlab.eval.roi_probe import roi_probe
 from visionlab.models.weights import read_backbone, save_backbone
-from visionlab.probe import box_features, image_features, random_backbone
+from visionlab.probe import box_features, encoder_of, probe_folder, random_backbone
 from visionlab.run import execute
 from visionlab.run_folder import fingerprint, make_folders, write_text
 from visionlab.seeding import derive_seed
@@ -198,9 +197,10 @@ class _Cells:
         backbone = read_backbone(weights)
         labelled = ClassFolder(root=str(measures.train), limit=measures.limit)
         held_out = ClassFolder(root=str(measures.test), limit=measures.limit, classes=labelled.classes)
-        sizes = {"image_size": measures.image_size, "grid": measures.grid}
-        parts = [image_features(backbone, data, device, **sizes) for data in (labelled, held_out)]
-        found: dict[str, Any] = {"probe": probe(parts[0], parts[1], neighbors=measures.neighbors)}
+        encode = encoder_of(backbone.to(device), measures.grid)
+        settings: dict[str, Any] = {"image_size": measures.image_size, "neighbors": measures.neighbors}
+        [scores] = probe_folder(encode, labelled, held_out, device=device, **settings)
+        found: dict[str, Any] = {"probe": scores}
         if measures.roi is not None:
             run = _load(measures.roi, "detect")
             boxes = build.labelled_data(run, self.out / "runs")
