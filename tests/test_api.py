@@ -72,6 +72,7 @@ NAMES = {
     "visionlab.tasks.classify": "ClassifyTask",
     "visionlab.probe": "encoder_of probe_files probe_folder probe_rois",
     "visionlab.compare": "Measures compare",
+    "visionlab.protocol": "base_run check_shared detector_run",
     "visionlab.predictor": "Predictor load_detector",
     "visionlab.config.load": "ConfigError json_schema load show",
     "visionlab.config.shipped": "copy_configs shipped shipped_names",
