@@ -12,7 +12,7 @@ FLOORS = [
     {"pretext", "predictor"},
     {"tasks"},
     {"config"},
-    {"run", "run_folder", "predict", "probe", "compare", "study", "doctor"},
+    {"run", "run_folder", "predict", "probe", "compare", "protocol", "study", "doctor"},
     {"cli", "tools"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -16,24 +15,24 @@ from rich.console import Console
 
 from visionlab import distributed
 from visionlab.config import build
-from visionlab.config.load import load
 from visionlab.config.schema import Pretrain
 from visionlab.data.class_folder import ClassFolder
 from visionlab.data.loader import ViewSamples
 from visionlab.data.transforms import EvaluationResize
 from visionlab.data.views import Views
 from visionlab.eval.methods import write_methods
-from visionlab.eval.probe import probe
 from visionlab.eval.records import read_run
 from visionlab.eval.roi_probe import roi_probe
 from visionlab.models.weights import read_backbone, save_backbone
-from visionlab.probe import box_features, image_features, random_backbone
+from visionlab.probe import box_features, encoder_of, probe_folder, random_backbone
+from visionlab.protocol import GIVEN_WEIGHTS, base_run, check_shared, count_images, detector_run, load_run, norm_of
 from visionlab.run import execute
 from visionlab.run_folder import fingerprint, make_folders, write_text
 from visionlab.seeding import derive_seed
 from visionlab.study import last_scores
 from visionlab.tasks.classify import ClassifyTask
 from visionlab.train.loop import train
+from visionlab.train.memory import MemoryRise
 
 REFERENCES = ("random", "supervised")
 
@@ -50,7 +49,7 @@ class Measures:
         neighbors: how many vote.
         limit: images of each folder, a fixed choice; all by default.
         roi: config of a detector on whose boxes, at whose evaluation size, levels are probed; none by default.
-        detect: config of a detector that is trained from every encoder; none by default.
+        detect: config of a detector that is trained from every encoder, on the encoder's own layers; none by default.
     """
 
     train: Path
@@ -64,11 +63,10 @@ class Measures:
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change while cells are added."""
-        configs = {name: path and fingerprint(_load(path, "detect")) for name, path in self._configs().items()}
+        paths = {"roi": self.roi, "detect": self.detect}
+        runs = {name: path and load_run(path, "detect", [GIVEN_WEIGHTS]) for name, path in paths.items()}
+        configs = {name: run and fingerprint(run) for name, run in runs.items()}
         return {key: str(value) for key, value in asdict(self).items() if key not in configs} | configs
-
-    def _configs(self) -> dict[str, Path | None]:
-        return {"roi": self.roi, "detect": self.detect}
 
 
 def compare(
@@ -83,7 +81,8 @@ def compare(
     """Train every method with every seed, measure all encoders alike, and write one table.
 
     A cell, that is a method with a seed, writes one file into ``out/cells`` and is not done again. Random weights and
-    supervised training, by the first config's settings on the probe's training images, are always among the methods.
+    supervised training on the probe's training images are always among the methods, with the encoder that most configs
+    have and the settings of the first of those.
 
     Args:
         configs: one of a pretraining run for each method, which is called by the file's name.
@@ -101,16 +100,20 @@ def compare(
     """
     if distributed.world_size() > 1:
         raise ValueError("compare: expected one process, since time and memory are measured for each method")
-    runs = {path.stem: _load(path, "pretrain", overrides) for path in configs}
+    runs = {path.stem: load_run(path, "pretrain", overrides) for path in configs}
     _check_names(configs, runs, only)
-    _check_shared(runs)
+    check_shared(runs)
+    if measures.detect is not None:
+        for run in runs.values():  # what a detector refuses is said before anything is trained
+            detector_run(measures.detect, run.backbone.settings())
     cells = _Cells(runs, out, measures)
     methods = [*REFERENCES, *runs]
     for seed in seeds:
         for method in methods if only is None else [name for name in methods if name in only]:
             cells.do(method, seed)
     results = {method: [cells.read(method, seed) for seed in seeds] for method in methods}
-    page = write_methods(results, out / "compare.html", seeds=seeds, description=_description(runs, measures))
+    description = _description(runs, measures, results["supervised"])
+    page = write_methods(results, out / "compare.html", seeds=seeds, description=description)
     Console().print(page.with_suffix(".md").read_text(encoding="utf-8"), markup=False, soft_wrap=True, highlight=False)
     Console().print(f"report: {page}", soft_wrap=True)
     return page
@@ -120,11 +123,12 @@ class _Cells:
     """The cells of a comparison, each done once: (method, seed) -> measures."""
 
     def __init__(self, runs: dict[str, Pretrain], out: Path, measures: Measures) -> None:
-        self.runs, self.out, self.measures = runs, out, measures
+        self.runs, self.out, self.measures, self.base = runs, out, measures, base_run(runs)
         for name in ("cells", "backbones", "runs"):
             (out / name).mkdir(parents=True, exist_ok=True)
         methods = {name: fingerprint(run.model_copy(update={"seed": 0})) for name, run in runs.items()}
-        own = {"measures": measures.identity(), "methods": methods | {"supervised": next(iter(methods.values()))}}
+        references = {"supervised": fingerprint(self.base.model_copy(update={"seed": 0}))}
+        own = {"measures": measures.identity(), "methods": methods | references}
         path = out / "cells" / "protocol.json"
         known = json.loads(path.read_text()) if path.exists() else own
         changed = [name for name, value in known["methods"].items() if own["methods"].get(name, value) != value]
@@ -160,25 +164,25 @@ class _Cells:
     def _train(self, method: str, seed: int, folder: Path) -> dict[str, Any]:
         """Leave the encoder in ``backbones``, and return what its training cost."""
         kept = self.out / "backbones" / f"{folder.name}.safetensors"
-        base = self.runs.get(method) or next(iter(self.runs.values()))
-        run = base.model_copy(update={"seed": seed, "out": str(folder)})
+        run = self.runs.get(method, self.base).model_copy(update={"seed": seed, "out": str(folder)})
         if method == "random":
             backbone = random_backbone(run.backbone.settings(), seed)
             save_backbone(backbone, kept, provenance={"method": method, "steps": 0, "images": 0})
             return {}
         device = distributed.choose_device(run.device)
-        _reset_peak(device)
+        memory, found = MemoryRise(device), {}
         if method == "supervised":
-            self._train_supervised(run, folder, device)
+            found["images"] = self._train_supervised(run, folder, device)
         else:
             execute(run)
         (folder / "backbone.safetensors").replace(kept)
         record = read_run(folder)
         speed = record.series("images_per_second")[1]
-        cost = {"seconds": record.seconds, "images_per_second": median(speed), "megabytes": _peak_megabytes(device)}
-        return {"cost": cost, "warnings": record.warnings}
+        cost = {"seconds": record.seconds, "images_per_second": median(speed), "megabytes": memory.megabytes()}
+        return {"cost": cost, "warnings": record.warnings, **found}
 
-    def _train_supervised(self, run: Pretrain, folder: Path, device: torch.device) -> None:
+    def _train_supervised(self, run: Pretrain, folder: Path, device: torch.device) -> dict[str, int]:
+        """Leave the encoder in a run folder, and return how many images it and the methods learn from."""
         make_folders(folder)
         data = ClassFolder(root=str(self.measures.train), limit=self.measures.limit)
         torch.manual_seed(derive_seed(run.seed, "weights"))
@@ -191,18 +195,20 @@ class _Cells:
         train(task, loader.batches, optimizer, schedule, log, checkpoints, device, seed=run.seed, **settings)
         provenance = {"method": "supervised", "steps": run.train.steps, "images": len(data)}
         save_backbone(backbone, folder / "backbone.safetensors", provenance=provenance)
+        return count_images(run, data)
 
     def _measure(self, weights: Path, seed: int) -> dict[str, Any]:
         measures = self.measures
-        device = distributed.choose_device(next(iter(self.runs.values())).device)
+        device = distributed.choose_device(self.base.device)
         backbone = read_backbone(weights)
         labelled = ClassFolder(root=str(measures.train), limit=measures.limit)
         held_out = ClassFolder(root=str(measures.test), limit=measures.limit, classes=labelled.classes)
-        sizes = {"image_size": measures.image_size, "grid": measures.grid}
-        parts = [image_features(backbone, data, device, **sizes) for data in (labelled, held_out)]
-        found: dict[str, Any] = {"probe": probe(parts[0], parts[1], neighbors=measures.neighbors)}
+        encode = encoder_of(backbone.to(device), measures.grid)
+        settings: dict[str, Any] = {"image_size": measures.image_size, "neighbors": measures.neighbors}
+        [scores] = probe_folder(encode, labelled, held_out, device=device, **settings)
+        found: dict[str, Any] = {"probe": scores}
         if measures.roi is not None:
-            run = _load(measures.roi, "detect")
+            run = load_run(measures.roi, "detect", [GIVEN_WEIGHTS])
             boxes = build.labelled_data(run, self.out / "runs")
             if boxes.val is None:
                 raise ValueError(f"{measures.roi}: expected images to evaluate on in the section data, got none")
@@ -212,16 +218,9 @@ class _Cells:
         if measures.detect is not None:
             folder = self.out / "runs" / f"{weights.stem}-detect"
             changes = [f"seed={seed}", f"weights={weights}", f"out={folder}"]
-            found["detection"] = last_scores(execute(load(measures.detect, changes)))
+            found["detection"] = last_scores(execute(detector_run(measures.detect, backbone.settings, changes)))
             shutil.rmtree(folder)
         return found
-
-
-def _load(path: Path, task: str, overrides: Sequence[str] = ()) -> Any:
-    run = load(path, overrides)
-    if run.task != task:
-        raise ValueError(f"{path}: expected a config with task {task}, got {run.task}")
-    return run
 
 
 def _check_names(configs: Sequence[Path], runs: dict[str, Pretrain], only: Sequence[str] | None) -> None:
@@ -235,52 +234,23 @@ def _check_names(configs: Sequence[Path], runs: dict[str, Pretrain], only: Seque
             raise ValueError(f"only: expected some of {', '.join([*REFERENCES, *runs])}, got {name}")
 
 
-def _check_shared(runs: dict[str, Pretrain]) -> None:
-    """Refuse configs that differ in encoder, images or steps; the norm alone may differ, where a method asks for it."""
-    shared = {name: _shared(run) for name, run in runs.items()}
-    first, expected = next(iter(shared.items()))
-    for name, settings in shared.items():
-        if settings["weights"] is not None:
-            raise ValueError(f"weights: expected none in {name}, every method starts from random ones")
-        for key, value in settings.items():
-            if value != expected[key]:
-                raise ValueError(
-                    f"{key}: expected the same for all methods, got {expected[key]} in {first}, {value} in {name}"
-                )
-
-
-def _shared(run: Pretrain) -> dict[str, Any]:
-    backbone = {key: value for key, value in run.backbone.model_dump().items() if key != "norm"}
-    shared = {"data": run.data.model_dump(), "backbone": backbone, "weights": run.weights}
-    return shared | {"train.steps": run.train.steps, "loader.batch_size": run.loader.batch_size}
-
-
-def _description(runs: dict[str, Pretrain], measures: Measures) -> list[str]:
-    run = next(iter(runs.values()))
-    norms = {each.backbone.norm for each in runs.values()}
-    differing = [
-        f"{name} {each.backbone.norm}" for name, each in runs.items() if each.backbone.norm != run.backbone.norm
-    ]
+def _description(
+    runs: dict[str, Pretrain], measures: Measures, supervised: Sequence[dict[str, Any] | None]
+) -> list[str]:
+    run = base_run(runs)
+    norms = {name: norm_of(each) for name, each in runs.items()}
+    differing = [f"{name} {norm}" for name, norm in norms.items() if norm != norm_of(run)]
     lines = [
         f"{run.backbone.name}, {run.train.steps:,} steps of {run.loader.batch_size} images each. Probes look at images "
         f"of {measures.image_size} pixels; k-NN with {measures.neighbors} neighbors; maps are averaged over a grid of "
         f"{measures.grid} x {measures.grid}.",
     ]
-    return lines + ([f"norm: {run.backbone.norm}, but {', '.join(differing)}."] if len(norms) > 1 else [])
-
-
-def _reset_peak(device: torch.device) -> None:
-    """Let the count of the largest memory in use start anew."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):  # else the peak is that of all cells so far
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_megabytes(device: torch.device) -> float:
-    """Return the largest memory in use: of tensors on a GPU, else of this process without its workers."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+    if differing:
+        lines.append(f"norm: {norm_of(run)}, but {', '.join(differing)}.")
+    images = next((cell["images"] for cell in supervised if cell and "images" in cell), None)
+    if images and not images["pretext"] == images["supervised"] == images["both"]:
+        lines.append(
+            f"supervised learned from other images than the methods: of its {images['supervised']:,} files, "
+            f"{images['both']:,} are among the methods' {images['pretext']:,}."
+        )
+    return lines

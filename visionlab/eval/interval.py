@@ -30,6 +30,10 @@ class Interval:
         error = float(np.std(samples, ddof=1)) / n**0.5
         return cls(float(np.mean(samples)), float(stats.t.ppf(0.975, n - 1)) * error)
 
+    def to_json(self) -> dict[str, float | None]:
+        """Return ``mean`` and ``half_width``, which is None where it is infinite."""
+        return {"mean": self.mean, "half_width": None if np.isinf(self.half_width) else self.half_width}
+
     def text(self, scale: float = 100, digits: int = 1) -> str:
         """Return ``mean ± half width``; of a single sample the value alone, since nothing tells how far off it is.
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
+from visionlab.eval.dots import Panel, dot_plot
 from visionlab.eval.interval import Interval
 from visionlab.eval.page import Plot, drawn, write_page
 from visionlab.eval.plots import Line, line_plot
@@ -38,12 +41,18 @@ class Column:
             found = [each[key] for each in found if each.get(key) is not None]
         return found
 
+    def interval(self, cells: Sequence[Cell]) -> Interval | None:
+        """Return mean and interval in the unit of the title; None where no cell has a value."""
+        values = [self.scale * value for value in self.values(cells)]
+        return Interval.of(values) if values else None
+
     def text(self, cells: Sequence[Cell]) -> str:
-        """Return mean and interval."""
-        values = self.values(cells)
-        return Interval.of(values).text(self.scale, self.digits) if values else "–"
+        """Return mean and interval; a dash where no cell has a value."""
+        interval = self.interval(cells)
+        return "–" if interval is None else interval.text(1, self.digits)
 
 
+DETECTION = [Column(name, ("detection", name)) for name in ("AP", "AP50")]
 COSTS = [
     Column("minutes", ("cost", "seconds"), 1 / 60),
     Column("images/s", ("cost", "images_per_second"), 1, 0),
@@ -85,13 +94,17 @@ def write_methods(
         for cell in row
         for line in cell.get("warnings", [])
     ]
-    note = "Means over seeds ± half of the Student-t 95 % interval; accuracies and AP in percent."
+    note = (
+        "Means over seeds ± half of the Student-t 95 % interval; accuracies and AP in percent. Minutes, images/s and "
+        "peak MB are of training; peak MB is how far memory rose above what the process held before."
+    )
     context = {
         "title": "Comparison of methods",
         "description": [*description, note],
         "header": header,
         "rows": rows,
         "warnings": failures + warned,
+        "dots": _dots(cells),
         "plots": _plots(cells),
         "source": "the cells of a comparison",
     }
@@ -116,8 +129,7 @@ def _columns(cells: Sequence[Cell]) -> list[Column]:
         ("roi", "balanced", "RoI by class"),
     ):
         columns += [Column(f"{title}, {level}", (part, level, measure)) for level in levels_of(cells, part)]
-    detection = [Column(name, ("detection", name)) for name in ("AP", "AP50")]
-    return columns + [column for column in (*detection, *COSTS) if column.values(cells)]
+    return columns + [column for column in (*DETECTION, *COSTS) if any(column.place[0] in cell for cell in cells)]
 
 
 def _count(row: Sequence[Cell | None]) -> str:
@@ -125,6 +137,16 @@ def _count(row: Sequence[Cell | None]) -> str:
     failed = sum(cell is not None and "failed" in cell for cell in row)
     text = str(done) if done == len(row) else f"{done} of {len(row)}"
     return text + (f", {failed} diverged" if failed else "")
+
+
+def _dots(cells: Mapping[str, Sequence[Cell]]) -> Markup:
+    """Return a panel for each of AP, minutes, images/s and peak MB that any cell has."""
+    panels = []
+    for column in (DETECTION[0], *COSTS):
+        intervals = {method: column.interval(row) for method, row in cells.items()}
+        label = f"{column.title} in percent" if column in DETECTION else column.title
+        panels.append(Panel(label, {method: each for method, each in intervals.items() if each is not None}))
+    return dot_plot(list(cells), panels)
 
 
 def _plots(cells: Mapping[str, Sequence[Cell]]) -> list[Plot]:

@@ -19,7 +19,7 @@ from visionlab.eval.drawing import PALETTE
 COLORS = [tuple(channel / 255 for channel in PALETTE[i]) for i in (4, 5, 2, 6, 1, 0)]
 _STYLES = ("-", "--", ":", "-.")
 _TEXT = "#010203"  # stands for the text color of the page until the SVG is written
-_SETTINGS: Any = {
+SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "visionlab",
     "text.parse_math": False,  # a dollar sign in a class name is a dollar sign
@@ -85,7 +85,7 @@ def line_plot(
     lines = [line for line in lines if len(line.x)]
     if not lines:
         return Markup("")
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -99,7 +99,7 @@ def line_plot(
             if smooth and len(x) >= 30:
                 axes.plot(x, y, **style | {"linewidth": 0.6, "alpha": 0.35})
                 y = _running_mean(y, max(3, len(y) // 25))
-            axes.plot(x, y, label=_label(line.label), **style)
+            axes.plot(x, y, label=short_label(line.label), **style)
             if np.isfinite(line.spread).any():
                 spread = np.nan_to_num(np.asarray(line.spread, dtype=float), posinf=0)
                 low, high = (np.asarray(line.y) + sign * spread for sign in (-1, 1))
@@ -114,10 +114,10 @@ def line_plot(
         axes.grid(True)
         if any(line.label for line in lines):
             axes.legend(ncols=2 if len(lines) > 4 else 1)
-        return _to_svg(figure, f"{y_label} over {x_label}")
+        return to_svg(figure, f"{y_label} over {x_label}")
 
 
-def _label(text: str) -> str:
+def short_label(text: str) -> str:
     """Shorten a name; matplotlib would leave out of the legend what begins with an underscore."""
     text = text if len(text) <= 40 else text[:39] + "…"
     return " " + text if text.startswith("_") else text
@@ -140,7 +140,7 @@ def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
     return (total[ends] - total[starts]) / (ends - starts)
 
 
-def _to_svg(figure: Figure, description: str) -> Markup:
+def to_svg(figure: Figure, description: str) -> Markup:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

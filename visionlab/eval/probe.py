@@ -15,8 +15,11 @@ from torch import Tensor
 from visionlab.checks import check_above, check_at_least
 from visionlab.structures import ViewBatch
 
-Encode = Callable[[Tensor], Mapping[str, Tensor]]
-"""Makes features ``(N, D)`` of every level, by its name, of images ``(N, 3, H, W)`` uint8."""
+Encode = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
+"""Makes of images ``(N, 3, H, W)`` uint8 features ``(N, D)``: of every level, by its name, or of one level alone."""
+
+ONLY_LEVEL = "features"
+"""The name of the level of an encoder that gives one alone."""
 
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)
 
@@ -56,7 +59,8 @@ def extract(
     parts: dict[str, list[Tensor]] = {}
     ids: list[int] = []
     for batch in batches:
-        for name, level in encode(batch.views[0].to(device)).items():
+        found = encode(batch.views[0].to(device))
+        for name, level in ({ONLY_LEVEL: found} if isinstance(found, Tensor) else found).items():
             parts.setdefault(name, []).append(level.float().cpu())
         ids += batch.ids
     if not ids:
