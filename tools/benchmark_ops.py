@@ -1,6 +1,6 @@
 """Measure visionlab.ops against torchvision.ops and against what the machine can do.
 
-    python tools/benchmark_ops.py                        # the whole table, about eight minutes on two cores
+    python tools/benchmark_ops.py                        # the whole table, about eleven minutes on two cores
     python tools/benchmark_ops.py --ops nms,box_iou      # some operators
     python tools/benchmark_ops.py --quick                # one case of each
     python tools/benchmark_ops.py --page FILE.json       # put measured figures into BENCHMARKS.md
