@@ -110,9 +110,9 @@ def warnings_without(monkeypatch, place: object, name: str, task: PretrainTask) 
 
 
 def test_views_that_only_agree_collapse_without_stop_gradient(monkeypatch):
-    assert train("moco", steps=10).warnings() == []
+    assert train("moco", steps=8).warnings() == []
     monkeypatch.setitem(PRETEXTS, "moco", WithoutStopGradient)
-    collapsed = train("moco", steps=10)
+    collapsed = train("moco", steps=8)
     assert collapsed.warnings() == [POINT]
     assert warnings_without(monkeypatch, pretrain, "collapse_warnings", collapsed) == []
 
