@@ -58,8 +58,8 @@ class Detections(_Movable):
     """The objects found in one image, best score first.
 
     Args:
-        boxes: ``(N, 4)`` float32, ``x1, y1, x2, y2`` in pixels.
-        scores: ``(N,)`` float32 in ``[0, 1]``.
+        boxes: ``(N, 4)`` float32, ``x1, y1, x2, y2`` in pixels; float64 from a detector in double precision.
+        scores: ``(N,)`` in ``[0, 1]``, of the same precision.
         labels: ``(N,)`` int64 in ``[0, classes)``.
     """
 

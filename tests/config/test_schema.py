@@ -60,6 +60,15 @@ def test_shipped_config(name, tmp_path):
     assert load(tmp_path / "shown.yaml") == run
 
 
+@pytest.mark.parametrize("name", [*PRETEXTS, "densecl"])
+def test_every_method_has_a_config_for_real_use_and_a_small_one(name):
+    names = (f"{name}_resnet50.yaml", f"examples/{name}_small.yaml")
+    large, small = (yaml.safe_load(shipped(name).read_text()) for name in names)
+    assert large["pretext"]["name"] == small["pretext"]["name"] == ("moco" if name == "densecl" else name)
+    assert large["backbone"]["name"] == "resnet50"
+    assert small["device"] == "cpu"
+
+
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_config_agrees_with_the_json_schema(name):
     jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")

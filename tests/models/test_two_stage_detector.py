@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-import torch.distributed
-import torch.multiprocessing
 from torch import Tensor
+from two_processes import differences, launch, save
 
 from visionlab import distributed
 from visionlab.models.detector import build_detector
 from visionlab.models.matching import BalancedSampler
+from visionlab.models.norm import batch_norms
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.ops.boxes import box_iou
 from visionlab.structures import ImageBatch, Target
+from visionlab.tasks.detect import DetectTask
 
 LOSSES = ["rpn/objectness", "rpn/boxes", "head/classes", "head/boxes"]
 
@@ -150,6 +151,17 @@ def test_channels_last_changes_nothing():
         torch.testing.assert_close(loss, expected[name], rtol=1e-3, atol=1e-5)
 
 
+def test_a_detector_in_double_precision_computes_in_it():
+    detector, batch = make_detector().double(), rectangles(2)
+    losses = detector(batch)
+    assert {loss.dtype for loss in losses.values()} == {torch.float64}
+    sum(losses.values()).backward()
+    loss = losses["rpn/objectness"].item()
+    assert loss != torch.tensor(loss).float().item()  # not rounded on the way
+    (found, *_) = detector.eval().detect(batch)
+    assert {found.boxes.dtype, found.scores.dtype} == {torch.float64}
+
+
 @pytest.mark.slow
 def test_learns_a_few_images_by_heart():
     detector, batch = make_detector(), rectangles(3)
@@ -172,45 +184,59 @@ def test_learns_a_few_images_by_heart():
         assert torch.equal(found.labels[best][which], target.labels)
 
 
-def losses_and_gradients(batch: ImageBatch) -> tuple[dict[str, Tensor], list[Tensor]]:
-    detector = make_detector(norm="frozen")
-    losses = detector(batch)
-    sum(losses.values()).backward()
-    return losses, [p.grad for p in detector.parameters() if p.requires_grad]
+# ------------------------------------------------------------------------------------- two processes against one
+
+BATCH, STEPS = 4, 3
 
 
 def part(batch: ImageBatch, rows: slice) -> ImageBatch:
     return ImageBatch(batch.pixels[rows], batch.sizes[rows], batch.targets[rows], seeds=batch.seeds[rows])
 
 
-def uneven_batch() -> ImageBatch:
-    """Four images, the last of which has no object, so that the processes have different counts of everything."""
-    batch = rectangles(4)
-    nothing = rectangles(1, per_image=0).targets[0]
+def uneven_batch(seed: int) -> ImageBatch:
+    """Images of one, three and no objects and of nothing but a crowd, so that no two have equal counts of anything."""
+    batch = rectangles(BATCH, seed=seed)
+    targets = [rectangles(1, seed=seed, per_image=count).targets[0] for count in (1, 3, 0)]
     whole = Target(torch.tensor([[0.0, 0.0, 96.0, 96.0]]), torch.tensor([1]), torch.tensor([True]))
-    batch.targets[2:] = [whole, nothing]
+    batch.targets = [*targets[:2], whole, targets[2]]
+    batch.seeds = [1000 * seed + i for i in range(BATCH)]
     return batch
 
 
-def one_of_two(rank: int, file: str, results: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    losses, gradients = losses_and_gradients(part(uneven_batch(), slice(2 * rank, 2 * rank + 2)))
-    means = {name: distributed.average(loss) for name, loss in losses.items()}
-    gradients = [distributed.average(gradient) for gradient in gradients]
-    if rank == 0:
-        torch.save((means, gradients), results)
-    distributed.stop()
+def train(norm: str) -> dict[str, Tensor]:
+    """Return losses, gradients and state of three steps, in double precision, on this process's share of each batch."""
+    distributed.start(torch.device("cpu"))
+    rank, share = distributed.rank(), BATCH // distributed.world_size()
+    task = DetectTask(make_detector(norm=norm).double())
+    for layer in batch_norms(task):
+        torch.nn.init.uniform_(layer.weight, 0.5, 1.5)  # a fresh network has blocks that are scaled by 0
+    replica = distributed.replicate(task, torch.device("cpu")).train()
+    trained = {name: parameter for name, parameter in task.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.SGD(trained.values(), lr=0.001, momentum=0.9)
+    found = {}
+    for step in range(STEPS):
+        torch.manual_seed(100 * step + rank)  # nothing may depend on the generators of a process
+        losses = replica(part(uneven_batch(step), slice(rank * share, (rank + 1) * share)))
+        sum(losses.values()).backward()
+        for name, loss in losses.items():
+            found[f"step {step}, loss {name}"] = distributed.average(loss)
+        for name, parameter in trained.items():
+            found[f"step {step}, gradient of {name}"] = parameter.grad.clone()
+        optimizer.step()
+        optimizer.zero_grad()
+    return found | {f"state: {name}": value.clone() for name, value in task.state_dict().items()}
 
 
 @pytest.mark.slow
-def test_two_processes_with_half_the_batch_each_are_one_with_all(tmp_path):
-    results = tmp_path / "results.pt"
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path / "group"), str(results)), nprocs=2)
-    losses, gradients = torch.load(results)
-    expected_losses, expected_gradients = losses_and_gradients(uneven_batch())
-    for name, loss in expected_losses.items():
-        assert loss > 0
-        torch.testing.assert_close(losses[name], loss.detach(), rtol=1e-4, atol=1e-6)
-    for gradient, expected in zip(gradients, expected_gradients, strict=True):
-        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
+def test_two_processes_with_half_of_each_batch_are_one_with_all(tmp_path):
+    two = launch(__file__, tmp_path)
+    one = train("frozen")
+    for name in LOSSES:
+        assert all(one[f"step {step}, loss {name}"] > 0 for step in range(STEPS))
+    for rank in range(2):
+        assert differences(one, two[rank]["frozen"]) == []
+    assert differences(train("train"), two[0]["train"])  # batch statistics of a process are its own
+
+
+if __name__ == "__main__":
+    save({norm: train(norm) for norm in ("frozen", "train")})

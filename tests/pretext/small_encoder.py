@@ -41,9 +41,27 @@ def random_views(count, images=3, size=8, seed=0):
     return list(pixels)
 
 
+def by_hand(head, rows):
+    """Return what a head of linear layers, batch norm and ReLU makes of ``(N, D)`` rows, by the formula of each."""
+    for layer in head:
+        if isinstance(layer, nn.Linear):
+            rows = rows @ layer.weight.T + (0 if layer.bias is None else layer.bias)
+        elif isinstance(layer, nn.ReLU):
+            rows = rows.clamp_min(0)
+        else:
+            centered = rows - rows.mean(0)
+            rows = centered / ((centered**2).mean(0) + layer.eps).sqrt() * layer.weight + layer.bias
+    return rows
+
+
+def cosine(a, b):
+    """Return the cosine between two vectors."""
+    return (a * b).sum() / (a * a).sum().sqrt() / (b * b).sum().sqrt()
+
+
 def gradients(loss, module):
-    """Return the gradient of every parameter of a module, by name."""
-    parameters = dict(module.named_parameters())
+    """Return the gradient of every parameter of a module that is trained, by name."""
+    parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return dict(zip(parameters, found, strict=True))
 

@@ -5,46 +5,71 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from small_encoder import SmallEncoder, assert_same_gradients, by_hand, cosine, gradients, random_views
 from small_methods import batch_of, build
 
 from visionlab.models.backbone import Backbone
 from visionlab.pretext import InstanceDiscrimination
 from visionlab.pretext.instance_discrimination import draw_images
+from visionlab.structures import ViewBatch
+
+IDS, SEEDS = [3, 1, 4], [5, 6, 2**62]
 
 
-def scores_of(method, batch):
+def small(**settings):
+    torch.manual_seed(0)
+    method = InstanceDiscrimination(SmallEncoder(), image_size=8, projection_dim=4, temperature=0.5, **settings)
+    method.prepare(12)
+    method.double().bank.rows.copy_(F.normalize(method.bank.rows.double()))  # of length 1 in double precision too
+    return method
+
+
+def scores_of(method, views):
     """Cosines of each image with each row of the bank, over the temperature."""
-    with torch.no_grad():
-        features = method.encoder.pool(method.encoder.normalize(batch.views[0]))
-        rows = F.normalize(method.projection(features))
-        return [[float(row @ other) / method.temperature for other in method.bank.rows] for row in rows]
+    rows = by_hand([method.projection], method.encoder.pool(method.encoder.normalize(views[0])))
+    return [[cosine(row, other) / 0.5 for other in method.bank.rows] for row in rows]
+
+
+def softmax(method, views):
+    """Equation 2, over all images: the mean of -log of the own image's share."""
+    total = 0
+    for row, image in zip(scores_of(method, views), IDS, strict=True):
+        total = total - row[image] + sum(score.exp() for score in row).log()
+    return total / 3
+
+
+def nce(method, views):
+    """Equations 5 to 8, with the logarithm of the normalizer that they come to."""
+    scores, noise = scores_of(method, views), draw_images(SEEDS, 8, 12).tolist()
+    drawn = [row[j].exp() for row, others in zip(scores, noise, strict=True) for j in others]
+    log_normalizer = (12 * sum(drawn) / len(drawn)).log().detach()  # equation 8, a constant
+    if isinstance(method.log_normalizer, torch.nn.Parameter):
+        log_normalizer = method.log_normalizer
+
+    def share(score):  # equation 5
+        p = score.exp() / log_normalizer.exp()
+        return p / (p + 8 / 12)
+
+    total = 0  # equation 7
+    for row, image, others in zip(scores, IDS, noise, strict=True):
+        total = total - share(row[image]).log() - sum((1 - share(row[j])).log() for j in others)
+    return total / 3, log_normalizer
 
 
 def test_softmax_is_over_all_images():
-    method = build("instance_discrimination softmax", norm="group").double()
-    batch = batch_of(method, [3, 1, 4])
-    scores = scores_of(method, batch)
-    shares = [math.exp(row[i]) / sum(map(math.exp, row)) for row, i in zip(scores, batch.ids, strict=True)]
-    expected = -sum(map(math.log, shares)) / 3
-    assert method(batch).losses["softmax"].item() == pytest.approx(expected, rel=1e-10)
+    method, views = small(loss="softmax"), random_views(1)
+    loss, expected = method(ViewBatch(views, IDS, seeds=SEEDS)).losses["softmax"], softmax(method, views)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    assert_same_gradients(gradients(loss, method), gradients(expected, method))
 
 
-def test_nce_is_the_papers():
-    method = build("instance_discrimination", norm="group").double()
-    batch = batch_of(method, [3, 1, 4])
-    scores, noise = scores_of(method, batch), draw_images(batch.seeds, 8, 12).tolist()
-    drawn = [math.exp(row[j]) for row, others in zip(scores, noise, strict=True) for j in others]
-    normalizer = 12 * sum(drawn) / len(drawn)  # equation 8
-
-    def share(score):  # equation 5
-        p = math.exp(score) / normalizer
-        return p / (p + 8 / 12)
-
-    expected = 0.0  # equation 7
-    for row, image, others in zip(scores, batch.ids, noise, strict=True):
-        expected -= (math.log(share(row[image])) + sum(math.log(1 - share(row[j])) for j in others)) / 3
-    assert method(batch).losses["nce"].item() == pytest.approx(expected, rel=1e-10)
-    assert method.log_normalizer.item() == pytest.approx(math.log(normalizer), rel=1e-10)
+@pytest.mark.parametrize("normalizer", ["fixed", "learned"])
+def test_nce_is_the_papers(normalizer):
+    method, views = small(noise_samples=8, normalizer=normalizer), random_views(1)
+    loss, (expected, log_normalizer) = method(ViewBatch(views, IDS, seeds=SEEDS)).losses["nce"], nce(method, views)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(method.log_normalizer, log_normalizer, rtol=1e-12, atol=0)
+    assert_same_gradients(gradients(loss, method), gradients(expected, method))
 
 
 def test_the_normalizer_is_estimated_once_and_kept():

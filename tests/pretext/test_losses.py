@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 import torch.multiprocessing as mp
+from small_encoder import cosine
 
 from visionlab import distributed
 from visionlab.pretext.losses import contrast_with_queue, noise_contrastive, nt_xent, vicreg_terms
@@ -75,17 +76,17 @@ def test_autocast_does_not_narrow_the_logits():
 def test_a_queue_gives_every_query_the_same_negatives():
     generator = torch.Generator().manual_seed(4)
     queries, keys = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+    queries.requires_grad_()
     queue = torch.nn.functional.normalize(torch.randn(5, 4, generator=generator, dtype=torch.float64))
-    total, hits = 0.0, 0
-    for query, key in zip(queries.tolist(), keys.tolist(), strict=True):
-        candidates = [key, *queue.tolist()]
-        cosines = [
-            sum(a * b for a, b in zip(query, c, strict=True)) / math.hypot(*query) / math.hypot(*c) for c in candidates
-        ]
-        total -= math.log(math.exp(cosines[0] / 0.3) / sum(math.exp(cosine / 0.3) for cosine in cosines))
-        hits += max(cosines) == cosines[0]
+    total, hits = 0, 0
+    for query, key in zip(queries, keys, strict=True):
+        exponents = [cosine(query, candidate) / 0.3 for candidate in (key, *queue)]
+        total = total - exponents[0] + sum(exponent.exp() for exponent in exponents).log()
+        hits += max(exponents) == exponents[0]
     loss, accuracy = contrast_with_queue(queries, keys, queue, 0.3)
-    assert loss.item() == pytest.approx(total / 3, rel=1e-12)
+    torch.testing.assert_close(loss, total / 3, rtol=1e-12, atol=0)
+    (gradient,), (expected,) = (torch.autograd.grad(each, queries) for each in (loss, total / 3))
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=0)
     assert accuracy.item() == pytest.approx(hits / 3)
 
 

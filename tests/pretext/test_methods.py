@@ -65,14 +65,6 @@ def test_a_dead_encoder_is_called_collapsed(method, make_task):
     assert task.meters()["embedding_std"] == 0
 
 
-def test_pictures_show_what_the_network_sees(method, make_task):
-    task = make_task(method)
-    batch = batch_of(task.pretext)
-    for view in task.pretext.pictures(batch).views:
-        assert view.shape[:2] == (len(batch), 3)
-        assert view.dtype == torch.uint8
-
-
 def test_its_encoder_becomes_a_detector_backbone(method, tmp_path, capsys):
     """The whole wire: a run's file, in timm's own names, fits timm's model and the detector without a rest."""
     weights = tmp_path / "pretrain" / "backbone.safetensors"

@@ -1,23 +1,22 @@
 """MoCo's loss, its places and its memory against loops over single numbers."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
+from small_encoder import SmallEncoder, assert_same_gradients, by_hand, cosine, gradients, random_views
 from small_methods import batch_of, build
 
 from visionlab.models.backbone import Backbone
 from visionlab.pretext import MoCo
 from visionlab.pretext.moco import most_similar
+from visionlab.pretext.momentum import Queue
 from visionlab.structures import ViewBatch
 
 
 def cross_entropy_by_hand(query, key, queue, temperature):
-    """-log of the key's share among it and the queue, whose rows are of length 1."""
-    query = query / query.norm()
-    scores = [float(query @ other) / temperature for other in (key / key.norm(), *queue)]
-    return -math.log(math.exp(scores[0]) / sum(map(math.exp, scores)))
+    """-log of the key's share among it and the queue."""
+    exponents = [cosine(query, other) / temperature for other in (key, *queue)]
+    return sum(exponent.exp() for exponent in exponents).log() - exponents[0]
 
 
 @pytest.fixture
@@ -31,33 +30,69 @@ def views_of(batch: ViewBatch, size: int = 64) -> ViewBatch:
     return batch
 
 
-def test_the_losses_are_those_of_the_papers(dense):
-    batch = views_of(batch_of(dense))
-    losses = dense(batch).losses
-    first, second = (dense.encoder.normalize(view) for view in batch.views)
-    with torch.no_grad():
-        places, key_places = dense.encoder(first)[-1], dense.encoder(second)[-1]  # the copy still has the same weights
-        assert places.shape[2:] == (2, 2)
-        queries, keys = (dense.projection(part.mean((2, 3))) for part in (places, key_places))
-        pairs = zip(queries, keys, strict=True)
-        expected = sum(cross_entropy_by_hand(q, k, dense.queue.keys, 0.2) for q, k in pairs) / len(batch)
-        assert losses["contrast"].item() == pytest.approx(0.5 * expected, rel=1e-9)
+def small(**settings) -> MoCo:
+    """A method whose slow copy has gone another way, as after some steps."""
+    torch.manual_seed(0)
+    method = MoCo(SmallEncoder(), image_size=8, projection_dim=4, queue_size=6, temperature=0.3, **settings).double()
+    for parameter in method.momentum_copy.parameters():
+        parameter.add_(torch.randn_like(parameter) / 2)
+    for queue in (module for module in method.modules() if isinstance(module, Queue)):
+        queue.keys.copy_(F.normalize(queue.keys))  # of length 1 in double precision too
+    return method
 
-        dense_queries, dense_keys = dense.dense_projection(places), dense.dense_projection(key_places)
-        total = 0.0
-        for n in range(len(batch)):
-            for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
-                own = places[n, :, y, x]
-                cosines = {
-                    (v, u): float(own @ key_places[n, :, v, u] / own.norm() / key_places[n, :, v, u].norm())
-                    for v in range(2)
-                    for u in range(2)
-                }
-                v, u = max(cosines, key=cosines.get)
-                total += cross_entropy_by_hand(
-                    dense_queries[n, :, y, x], dense_keys[n, :, v, u], dense.dense_queue.keys, 0.2
-                )
-    assert losses["dense"].item() == pytest.approx(0.5 * total / len(batch) / 4, rel=1e-9)
+
+def perceptron(network, rows):
+    return by_hand(network if isinstance(network, torch.nn.Sequential) else [network], rows)
+
+
+def formula(method, views):
+    """Mean over images of the cross entropy of the other view's key."""
+    total = 0
+    for first, second in zip(*views, strict=True):
+        query = perceptron(method.projection, method.encoder.pool(method.encoder.normalize(first[None])))[0]
+        copy, projection, *_ = method.momentum_copy
+        key = perceptron(projection, copy.pool(copy.normalize(second[None])))[0].detach()
+        total = total + cross_entropy_by_hand(query, key, method.queue.keys, 0.3)
+    return total / len(views[0])
+
+
+def dense_formula(method, views):
+    """Mean over images and places of the cross entropy of the key at the place of the other view most like it."""
+
+    def project(projection, place):  # a convolution of 1 x 1 is linear at each place
+        first, last = projection[0], projection[2]
+        hidden = (first.weight[:, :, 0, 0] @ place + first.bias).clamp_min(0)
+        return last.weight[:, :, 0, 0] @ hidden + last.bias
+
+    copy, total = method.momentum_copy, 0
+    for first, second in zip(*views, strict=True):
+        places = method.encoder(method.encoder.normalize(first[None]))[-1][0].flatten(1).T
+        others = copy[0](method.encoder.normalize(second[None]))[-1][0].flatten(1).T
+        assert len(places) == len(others) == 4
+        for place in places:
+            similar = [cosine(place, other).item() for other in others]
+            key = project(copy[2], others[similar.index(max(similar))]).detach()
+            query = project(method.dense_projection, place)
+            total = total + cross_entropy_by_hand(query, key, method.dense_queue.keys, 0.3)
+    return total / len(views[0]) / 4
+
+
+@pytest.mark.parametrize("hidden_dim", [5, None])
+def test_loss_and_gradient_are_those_of_the_formula(hidden_dim):
+    method, views = small(hidden_dim=hidden_dim), random_views(2)
+    losses, expected = method(ViewBatch(views)).losses, formula(method, views)
+    assert list(losses) == ["contrast"]
+    torch.testing.assert_close(losses["contrast"], expected, rtol=1e-12, atol=0)
+    assert_same_gradients(gradients(losses["contrast"], method), gradients(expected, method))
+
+
+def test_dense_losses_and_gradients_are_those_of_the_formulas():
+    method, views = small(hidden_dim=5, dense=True, dense_weight=0.3), random_views(2)
+    losses = method(ViewBatch(views)).losses
+    expected = {"contrast": 0.7 * formula(method, views), "dense": 0.3 * dense_formula(method, views)}
+    for name, loss in expected.items():
+        torch.testing.assert_close(losses[name], loss, rtol=1e-12, atol=0)
+    assert_same_gradients(gradients(sum(losses.values()), method), gradients(sum(expected.values()), method))
 
 
 def test_the_second_queue_holds_pooled_dense_keys(dense):

@@ -1,5 +1,6 @@
 """Permutation sets against the paper's algorithm, written out, and against what can be reached at most."""
 
+import hashlib
 from itertools import combinations, permutations
 from math import comb
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from visionlab.pretext.permutations import distant_permutations
+from visionlab.pretext.permutations import _choose, distant_permutations
 from visionlab.seeding import derive_seed
 
 
@@ -69,6 +70,27 @@ def test_sets_are_stable_and_begin_alike():
     assert long[0].tolist() == [3, 7, 8, 1, 2, 0, 4, 6, 5]
     long[0] = 0  # what a caller does to a set must not reach the next one
     assert distant_permutations(9, 100)[0].tolist() == [3, 7, 8, 1, 2, 0, 4, 6, 5]
+
+
+def test_a_set_is_made_once():
+    _choose.cache_clear()
+    first = distant_permutations(7, 30, seed=3)
+    again = distant_permutations(7, 30, seed=3)
+    assert torch.equal(first, again)
+    assert (_choose.cache_info().misses, _choose.cache_info().hits) == (1, 1)
+    distant_permutations(7, 30, seed=4)
+    distant_permutations(7, 31, seed=3)
+    assert (_choose.cache_info().misses, _choose.cache_info().hits) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("seed", "digest"),
+    [(0, "b8b11426fd4edd54"), (1, "52c386e14ab47a5b")],
+)
+def test_the_papers_set_is_the_same_in_every_process(seed, digest):
+    """Labels of a checkpoint are numbers of permutations: what is made anew has to be what was made then."""
+    numbers = distant_permutations(9, 1000, seed=seed).to(torch.uint8).numpy()
+    assert hashlib.sha256(numbers.tobytes()).hexdigest().startswith(digest)
 
 
 @pytest.mark.parametrize(

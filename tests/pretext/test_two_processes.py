@@ -1,13 +1,11 @@
 """Two gloo processes with half of each batch against one process with the whole: every method, in double precision."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import math
 
 import pytest
 import torch
 from small_methods import IMAGES, METHODS, batch_of, build
+from two_processes import differences, launch, save
 
 from visionlab import distributed
 from visionlab.models.norm import batch_norms
@@ -18,7 +16,7 @@ STEPS, BATCH = 3, 8
 PER_PROCESS = "rotation with norm train"
 
 
-def train(method: str) -> dict:
+def train(method: str) -> dict[str, torch.Tensor]:
     """Return losses, gradients and state of three steps on this process's share of each batch."""
     distributed.start(torch.device("cpu"))
     rank, share = distributed.rank(), BATCH // distributed.world_size()
@@ -47,33 +45,18 @@ def train(method: str) -> dict:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> list[dict]:
-    folder = tmp_path_factory.mktemp("two")
-    tests = Path(__file__).parents[1]
-    path = os.pathsep.join([str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, folder]
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return launch(__file__, tmp_path_factory.mktemp("two"))
 
 
-def differences(one: dict, other: dict) -> list[str]:
-    """Return what differs by more than 1e-9, relative to the largest number of each, and by how much.
-
-    What is 0 but for rounding, such as the gradient of a bias that the loss cannot see, is measured against 1e-6 of the
-    largest number of its kind.
-    """
-    assert one.keys() == other.keys()
-    kinds = {name: name.split(" of ")[0].split(":")[0] for name in one}
-    sizes = {name: float(value.abs().max()) for name, value in one.items()}
-    largest = {kind: max(size for name, size in sizes.items() if kinds[name] == kind) for kind in set(kinds.values())}
-    found = []
-    for name, value in one.items():
-        scale = max(sizes[name], 1e-6 * largest[kinds[name]])
-        error = float((value - other[name]).abs().max()) / scale
-        if error > 1e-9:
-            found.append(f"{name}: {error:.1e}")
-    return found
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1 + 2e-9])
+def test_what_differs_or_is_not_finite_is_seen(value, place):
+    same = {"state: a": torch.ones(3).double(), "state: b": torch.ones(3).double()}
+    other = same | {"state: a": torch.tensor([1, value, 1], dtype=torch.float64)}
+    assert differences(same, same) == []
+    assert [line.partition(": ")[0] for line in differences(*((same, other), (other, same))[place])] == ["state"]
+    if not math.isfinite(value):
+        assert len(differences(other, other)) == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -90,6 +73,4 @@ def test_batch_statistics_of_a_process_are_seen(two):
 
 
 if __name__ == "__main__":
-    results = {method: train(method) for method in (*METHODS, PER_PROCESS)}
-    torch.save(results, Path(sys.argv[1]) / f"{distributed.rank()}.pt")
-    distributed.stop()
+    save({method: train(method) for method in (*METHODS, PER_PROCESS)})

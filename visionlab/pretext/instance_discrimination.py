@@ -13,7 +13,8 @@ from visionlab import distributed
 from visionlab.checks import check_above, check_at_least
 from visionlab.data.views import Views
 from visionlab.models.backbone import Backbone
-from visionlab.pretext.losses import full_precision, noise_contrastive, wide
+from visionlab.precision import full_precision, wide
+from visionlab.pretext.losses import noise_contrastive
 from visionlab.pretext.momentum import MemoryBank
 from visionlab.pretext.pretext import Pretext, PretextOutput
 from visionlab.seeding import derive_seed

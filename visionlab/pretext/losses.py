@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visionlab import distributed
+from visionlab.precision import full_precision, wide
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -130,13 +131,3 @@ def noise_contrastive(data: Tensor, noise: Tensor, log_normalizer: Tensor, log_n
         missed = F.softplus(odds - wide(data))
         taken = F.softplus(wide(noise) - odds)
         return missed.mean() + taken.sum(1).mean()
-
-
-def full_precision(tensor: Tensor) -> torch.autocast:
-    """Return a context in which autocast does not narrow what is computed on the tensor's device."""
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """Return the tensor in float32, or as it is if it is wider."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.data.views import Views
 from visionlab.models.backbone import Backbone
+from visionlab.precision import wide
 from visionlab.pretext.heads import dense_projection, queue_projection
-from visionlab.pretext.losses import contrast_with_queue, wide
+from visionlab.pretext.losses import contrast_with_queue
 from visionlab.pretext.momentum import MomentumCopy, Queue
 from visionlab.pretext.pretext import Pretext, PretextOutput
 from visionlab.structures import ViewBatch
