@@ -49,33 +49,34 @@ def slow(
     grad: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Return the answer and the gradients of input, offset and mask."""
-    map, grad = input.double(), grad.double()
+    map, upstream = input.double().tolist(), grad.double().tolist()  # lists: an element of a tensor costs microseconds
+    factors = None if mask is None else mask.double().tolist()
     output = torch.zeros(shape, dtype=torch.float64)
-    of_input = torch.zeros_like(map)
+    of_input = torch.zeros(input.shape, dtype=torch.float64).tolist()
     of_offset = None if offset is None else torch.zeros(offset.shape, dtype=torch.float64)
     of_mask = None if mask is None else torch.zeros(mask.shape, dtype=torch.float64)
     for k, c, i, j in indices(shape):
         bin = bin_at(k, c, i, j)
-        plane = map[bin.image, bin.channel]
+        plane, of_plane = map[bin.image][bin.channel], of_input[bin.image][bin.channel]
         inside = []
         for y, x in bin.samples:
-            row, column = line(y, bin.margin, plane.shape[0]), line(x, bin.margin, plane.shape[1])
+            row, column = line(y, bin.margin, input.shape[2]), line(x, bin.margin, input.shape[3])
             if row is not None and column is not None:
                 inside.append((row, column))
         count = max(len(inside) if bin.mean_of_inside else len(bin.samples), 1)
-        factor = 1.0 if mask is None else float(mask[k, 0, i, j])
-        gradient = float(grad[k, c, i, j])
+        factor = 1.0 if factors is None else factors[k][0][i][j]
+        gradient = upstream[k][c][i][j]
         value = along_x = along_y = 0.0
         for (rows, y_slope), (columns, x_slope) in inside:
             for y, y_weight in rows:
                 for x, x_weight in columns:
-                    value += y_weight * x_weight * float(plane[y, x]) / count
-                    of_input[bin.image, bin.channel, y, x] += gradient * factor * y_weight * x_weight / count
+                    value += y_weight * x_weight * plane[y][x] / count
+                    of_plane[y][x] += gradient * factor * y_weight * x_weight / count
                 for x, sign in change(columns, x_slope):
-                    along_x += y_weight * sign * float(plane[y, x]) / count
+                    along_x += y_weight * sign * plane[y][x] / count
             for y, sign in change(rows, y_slope):
                 for x, x_weight in columns:
-                    along_y += sign * x_weight * float(plane[y, x]) / count
+                    along_y += sign * x_weight * plane[y][x] / count
         output[k, c, i, j] = value * factor
         if of_mask is not None:
             of_mask[k, 0, i, j] += gradient * value
@@ -83,7 +84,7 @@ def slow(
             box, part, row_part, column_part = bin.offset
             of_offset[box, part, row_part, column_part] += gradient * factor * along_x * bin.per_x
             of_offset[box, part + 1, row_part, column_part] += gradient * factor * along_y * bin.per_y
-    return output, of_input, of_offset, of_mask
+    return output, torch.tensor(of_input, dtype=torch.float64).reshape(input.shape), of_offset, of_mask
 
 
 def indices(shape: tuple[int, ...]) -> Iterable[tuple[int, int, int, int]]:

@@ -224,6 +224,10 @@ class TestTogetherContract(TestContract):
 
     kind = KINDS[2]
 
+    @pytest.mark.slow
+    def test_onnx(self):
+        super().test_onnx()
+
 
 class TestPlainContract(TestContract):
     """No offsets, so that boxes sample where they say; scaled so that they do not do so on cells."""
@@ -239,3 +243,7 @@ class TestPlainContract(TestContract):
     def call(self, *tensors: Tensor) -> Tensor:
         input, boxes, mask = tensors
         return pool(input, boxes, None, mask, self.kind, 0.83, 3)
+
+    @pytest.mark.slow
+    def test_onnx(self):
+        super().test_onnx()

@@ -56,7 +56,7 @@ class TestMultiScaleRoIAlign(Contract):
     batched = (0, 1)
 
     def tensors(self, dtype: torch.dtype = torch.float32, channels_last: bool = False, count: int = 4) -> tuple:
-        return *make_features(3, dtype, channels_last)[:2], make_boxes(count, dtype)
+        return *make_features(2, dtype, channels_last)[:2], make_boxes(count, dtype)
 
     def call(self, *tensors: Tensor) -> Tensor:
         *features, boxes = tensors
