@@ -199,6 +199,10 @@ class TestAdaptiveContract(TestContract):
     def call(self, *tensors: Tensor) -> Tensor:
         return deform_roi_pool(*tensors, (3, 2), 0.7)
 
+    @pytest.mark.slow
+    def test_onnx(self):
+        super().test_onnx()
+
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_no_channels(channels_last: bool):

@@ -1,15 +1,12 @@
 """Contrastive predictive coding against its formula, patch by patch, and against one process."""
 
 import math
-import os
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from small_encoder import SmallEncoder, assert_same_gradients, gradients, random_views
 from tiny_runs import PRETRAIN
 
-from visionlab import distributed
 from visionlab.models.backbone import Backbone
 from visionlab.pretext.cpc import ContrastivePredictiveCoding, MaskedBlock
 from visionlab.structures import ViewBatch
@@ -105,31 +102,6 @@ def test_information_is_bounded_by_the_log_of_the_patches():
             direction.target.weight.mul_(1000)
     batch = ViewBatch(random_views(GRID**2, images=2))
     assert method(batch).metrics["information"] < math.log(2 * GRID**2)
-
-
-def _two_processes(rank, port, folder):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    distributed.start(torch.device("cpu"))
-    method = small(directions=4)
-    mine = slice(2 * rank, 2 * rank + 2)
-    loss = method(ViewBatch([view[mine] for view in random_views(GRID**2, images=4)])).losses["prediction"]
-    loss.backward()
-    result = distributed.average(loss), {name: distributed.average(p.grad) for name, p in method.named_parameters()}
-    if rank == 0:
-        torch.save(result, f"{folder}/output.pt")
-    distributed.stop()
-
-
-def test_two_processes_equal_one(tmp_path, free_port):
-    mp.spawn(_two_processes, (free_port, str(tmp_path)), nprocs=2)
-    loss, slopes = torch.load(tmp_path / "output.pt")
-    method = small(directions=4)
-    whole = method(ViewBatch(random_views(GRID**2, images=4))).losses["prediction"]
-    whole.backward()
-    torch.testing.assert_close(loss, whole.detach(), rtol=1e-12, atol=0)
-    for name, parameter in method.named_parameters():
-        torch.testing.assert_close(slopes[name], parameter.grad, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("norm", ["train", "sync"])

@@ -1,16 +1,13 @@
 """The bounds against formulas written as loops, against densities that are known, and with critics that are trained."""
 
 import math
-import os
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
-from visionlab import distributed
 from visionlab.pretext.estimators import ESTIMATORS, donsker_varadhan, info_nce, jensen_shannon, nwj, own_columns
 
 # ------------------------------------------------------------------------------- value and gradient, pair by pair
@@ -116,39 +113,6 @@ def test_shapes_that_cannot_be():
         nwj(torch.zeros(2, 2), torch.eye(2))
     with pytest.raises(ValueError, match=r"^negatives: expected \(2, 2\) bool, got \(2, 3\) torch.bool$"):
         nwj(torch.zeros(2, 2), None, torch.ones(2, 3, dtype=torch.bool))
-
-
-# ------------------------------------------------------------------------ two processes with half of the rows each
-
-
-def _two_processes(rank: int, port: int, folder: str):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    distributed.start(torch.device("cpu"))
-    weight, x, y = torch.load(f"{folder}/input.pt")
-    found = {}
-    for name, estimator in ESTIMATORS.items():
-        part = weight.clone().requires_grad_()
-        mine = x[3 * rank : 3 * rank + 3] @ part
-        bound = estimator(mine @ distributed.gather(y[6 * rank : 6 * rank + 6] @ part).T)
-        bound.backward()
-        found[name] = distributed.average(bound), distributed.average(part.grad)
-    if rank == 0:
-        torch.save(found, f"{folder}/output.pt")
-    distributed.stop()
-
-
-def test_two_processes_equal_one(tmp_path, free_port):
-    generator = torch.Generator().manual_seed(3)
-    weight, x, y = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (4, 6, 12))
-    torch.save((weight, x, y), tmp_path / "input.pt")
-    mp.spawn(_two_processes, (free_port, str(tmp_path)), nprocs=2)
-    found = torch.load(tmp_path / "output.pt")
-    for name, estimator in ESTIMATORS.items():
-        whole = weight.clone().requires_grad_()
-        bound = estimator((x @ whole) @ (y @ whole).T)
-        bound.backward()
-        torch.testing.assert_close(found[name][0], bound.detach(), rtol=1e-11, atol=0)
-        torch.testing.assert_close(found[name][1], whole.grad, rtol=1e-10, atol=1e-13)
 
 
 def test_own_columns():

@@ -1,14 +1,11 @@
 """Losses against the equations of their papers, written as loops, and NT-Xent against itself on two processes."""
 
 import math
-import os
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from small_encoder import cosine
 
-from visionlab import distributed
 from visionlab.pretext.losses import contrast_with_queue, noise_contrastive, nt_xent, vicreg_terms
 
 
@@ -178,34 +175,3 @@ def test_a_learned_normalizer_finds_the_true_one():
 
     optimizer.step(loss)
     assert log_normalizer.item() == pytest.approx(scores.logsumexp(0).item(), abs=0.03)
-
-
-# ------------------------------------------------------------------------------------------- NT-Xent, two processes
-
-
-def _two_processes(rank: int, port: int, folder: str):
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    distributed.start(torch.device("cpu"))
-    weight, first, second = torch.load(f"{folder}/input.pt")
-    weight.requires_grad_()
-    mine = slice(3 * rank, 3 * rank + 3)
-    loss, _ = nt_xent(first[mine] @ weight, second[mine] @ weight, 0.2)
-    loss.backward()
-    result = distributed.average(loss), distributed.average(weight.grad)
-    if rank == 0:
-        torch.save(result, f"{folder}/output.pt")
-    distributed.stop()
-
-
-def test_two_processes_equal_one(tmp_path, free_port):
-    generator = torch.Generator().manual_seed(3)
-    weight = torch.randn(5, 4, generator=generator, dtype=torch.float64)
-    first, second = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
-    torch.save((weight, first, second), tmp_path / "input.pt")
-    mp.spawn(_two_processes, (free_port, str(tmp_path)), nprocs=2)
-    loss, gradient = torch.load(tmp_path / "output.pt")
-    weight.requires_grad_()
-    whole, _ = nt_xent(first @ weight, second @ weight, 0.2)
-    whole.backward()
-    torch.testing.assert_close(loss, whole.detach(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(gradient, weight.grad, rtol=1e-10, atol=1e-14)
