@@ -87,7 +87,7 @@ def target_lines(targets: list[dict]) -> list[list[str]]:
     for target in targets:
         sign = "<=" if target["within"] else ">="
         value, limit = target["value"], target["limit"]
-        if "bytes" in target["text"]:
+        if "MiB" in target["text"]:
             value, limit = value / 2**20, limit / 2**20
         better = target["by"] and f"{target['by']:.2f}x"
         verdict = (f"met, by {better}" if better else "met") if target["met"] else f"MISSED, {better} of it"

@@ -65,7 +65,7 @@ TARGETS = [
     *_both("ps_roi_pool vs torchvision", "ratio", (4, 4), "cpu", "ps_roi_pool", **FP32),
     Target("nms 5k and 20k vs torchvision", "ratio", 4, _rows("cpu", "nms", **NMS)),
     Target("box_iou vs torchvision", "ratio", 10, _rows("cpu", "box_iou", **FP32)),
-    *_both("deform_conv2d: extra memory in bytes", "extra_bytes", (32 * MIB, 32 * MIB), "cpu", "deform_conv2d", **FP32),
+    *_both("deform_conv2d: extra memory in MiB", "extra_bytes", (32 * MIB, 32 * MIB), "cpu", "deform_conv2d", **FP32),
     Target("2 threads: share of 1.7x of 1, or of 80 % of the copy bandwidth", "scaling_share", 1,
            lambda row: row["device"] == "cpu"),
     Target("a tiny call: microseconds more than torchvision's", "overhead_us", 20, lambda row: row["device"] == "cpu",
