@@ -68,7 +68,7 @@ def test_targets_may_be_upper_limits_or_means():
     assert mean["value"] == pytest.approx(4)
     assert mean["by"] == pytest.approx(1.6)
     assert found["deform_conv2d: time over torch's conv2d, channels_last, forward"]["by"] == pytest.approx(1.6)
-    assert not found["deform_conv2d: extra memory in bytes, forward"]["met"]
+    assert not found["deform_conv2d: extra memory in MiB, forward"]["met"]
 
 
 def test_unknown_operator_is_refused(capsys: pytest.CaptureFixture):
