@@ -191,7 +191,7 @@ def dying(after_step, at: dict[int, str]):
     return after
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_run_that_was_killed_twice_equals_one_that_was_not(uninterrupted, workers, tmp_path, no_report, monkeypatch):
     """Bit for bit: weights, rows and evaluations. The uninterrupted run read its images without workers."""
     task = uninterrupted.name

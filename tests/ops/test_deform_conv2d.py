@@ -138,6 +138,10 @@ class TestPlain(Contract):
     def call(self, *tensors: Tensor) -> Tensor:
         return deform_conv2d(*tensors)
 
+    @pytest.mark.slow
+    def test_onnx(self):
+        super().test_onnx()
+
 
 @pytest.mark.parametrize("channels_last", FORMATS)
 @pytest.mark.parametrize("modulated", [False, True])

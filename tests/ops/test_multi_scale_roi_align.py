@@ -56,12 +56,12 @@ class TestMultiScaleRoIAlign(Contract):
     batched = (0, 1)
 
     def tensors(self, dtype: torch.dtype = torch.float32, channels_last: bool = False, count: int = 4) -> tuple:
-        return *make_features(2, dtype, channels_last)[:2], make_boxes(count, dtype)
+        return *make_features(3, dtype, channels_last)[1:], make_boxes(count, dtype)
 
     def call(self, *tensors: Tensor) -> Tensor:
         *features, boxes = tensors
         return multi_scale_roi_align(
-            features, boxes, (3, 2), SCALES[:2], 2, True, canonical_scale=32, canonical_level=3
+            features, boxes, (3, 2), SCALES[1:], 2, True, canonical_scale=32, canonical_level=3
         )
 
 

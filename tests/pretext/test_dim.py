@@ -199,6 +199,7 @@ CASES = {estimator: BOTH | {"estimator": estimator} for estimator in ESTIMATORS}
 CASES |= {"few": BOTH | {"num_negatives": 2, "scorer": "concat"}}
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path, free_port):
     mp.spawn(_two_processes, (free_port, str(tmp_path)), nprocs=2)
     results = torch.load(tmp_path / "output.pt")
