@@ -14,14 +14,15 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
-# One process for each core, and one thread for each process.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# One process for each core, and one thread for each process. Tests of a file share what they prepare; slow ones are so long
+# that it does not matter.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test: install
-	$(PYTEST)
+	$(PYTEST) --dist loadfile
 
 test-slow: install
-	$(PYTEST) -m slow
+	$(PYTEST) --dist load -m slow
 
 # Every operator on random and hostile arguments under AddressSanitizer and UBSan; `scalar` is the arithmetic of the GPU.
 CASES ?= 100000
