@@ -211,8 +211,8 @@ import sys
 from visionlab.config.load import load
 from visionlab.config.shipped import shipped, shipped_names
 for name in shipped_names():
-    # compare/ has the methods of examples/; only the real backbone tells whether it has batch norm, as CPC must know
-    if "compare/" not in name and "cpc" not in name:
+    # these have every method; only the real backbone tells whether it has batch norm, as CPC must know
+    if name.startswith(("quickstart/", "examples/")) and "cpc" not in name:
         load(shipped(name))
 print([name for name in ("timm", "torchvision", "torch._dynamo") if name in sys.modules])
 """

@@ -21,7 +21,7 @@ PROVENANCE = {"method": "simclr", "steps": 1000, "images": 600}
 SAVED = {
     "resnet18": [],
     "resnet50": [],
-    "convnext_tiny": ["head.norm.weight", "head.norm.bias"],
+    "convnext_atto": ["head.norm.weight", "head.norm.bias"],
     "vit_tiny_patch16_224": [],
 }
 
