@@ -2,19 +2,23 @@
 
     python tools/benchmark_pretrain.py DIR               # SimCLR at 96 pixels and jigsaw, ResNet-18, images of a folder
     python tools/benchmark_pretrain.py DIR --workers 4   # processes that make views; the model has the other cores
+    python tools/benchmark_pretrain.py DIR --configs configs/compare/cifar/*.yaml   # steps of methods beside supervised
 
 Together the two should be as fast as the slower of them alone. With lightly installed, a step of its SimCLR, its
-head and its loss, is timed in turn with ours, on the same encoder, views and optimizer.
+head and its loss, is timed in turn with ours, on the same encoder, views and optimizer. With configs, only their
+methods are timed, each in turn with supervised training of the same encoder on as many images of the same size.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -25,9 +29,14 @@ from torch import nn
 
 from visionlab.data.folder import ImageFolder
 from visionlab.data.loader import TrainLoader, ViewSamples
+from visionlab.data.views import Views
 from visionlab.models.backbone import Backbone
 from visionlab.pretext import PRETEXTS, Pretext
+from visionlab.protocol import load_run
 from visionlab.structures import ViewBatch
+from visionlab.tasks.classify import ClassifyTask
+from visionlab.tasks.pretrain import PretrainTask
+from visionlab.train.task import Task
 
 METHODS: dict[str, dict[str, Any]] = {"simclr": {"image_size": 96}, "jigsaw": {"num_permutations": 1000}}
 
@@ -39,7 +48,14 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=max(1, cores // 2), help="processes that make views")
     parser.add_argument("--batches", type=int, default=10, help="timed of each kind, in each of three rounds")
+    parser.add_argument(
+        "--configs", type=Path, nargs="+", help="of pretraining runs: their steps beside supervised ones"
+    )
     options = parser.parse_args()
+    if options.configs:
+        torch.set_num_threads(1)
+        beside_supervised(options)
+        return 0
     torch.set_num_threads(max(1, cores - options.workers))
     rows = [together(name, settings, options) for name, settings in METHODS.items()]
     title = f"images a second: {options.workers} processes make views, the model has {torch.get_num_threads()} threads"
@@ -54,7 +70,7 @@ def together(name: str, settings: dict[str, Any], options: argparse.Namespace) -
     dataset = ImageFolder(root=options.root)
     loader = TrainLoader(ViewSamples(dataset, method.views), batch_size=options.batch_size, workers=options.workers)
     batches = loader.batches()
-    step = trainer(method)
+    step = trainer(PretrainTask(method))
     one = next(batches)
     step(one)
     speeds: dict[str, list[float]] = {"views": [], "model": [], "both": []}
@@ -72,14 +88,15 @@ def build(name: str, settings: dict[str, Any]) -> Pretext:
     return PRETEXTS[name](Backbone("resnet18"), **settings).train().to(memory_format=torch.channels_last)
 
 
-def trainer(method: Pretext) -> Callable[[ViewBatch], None]:
-    """Return one step of training a method."""
-    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
+def trainer(task: Task) -> Callable[[ViewBatch], None]:
+    """Return one step of training."""
+    optimizer = torch.optim.SGD(task.parameters(), lr=1e-3, momentum=0.9)
 
     def step(batch: ViewBatch) -> None:
         optimizer.zero_grad()
-        torch.stack(list(method(batch).losses.values())).sum().backward()
+        torch.stack(list(task(batch).values())).sum().backward()
         optimizer.step()
+        task.after_step(0)
 
     return step
 
@@ -113,7 +130,7 @@ def beside_lightly(options: argparse.Namespace) -> None:
     loss, optimizer = NTXentLoss(temperature=0.1), torch.optim.SGD(theirs.parameters(), lr=1e-3, momentum=0.9)
     views = ViewSamples(ImageFolder(root=options.root), ours.views)
     batch = next(TrainLoader(views, batch_size=options.batch_size, workers=0).batches())
-    step = trainer(ours)
+    step = trainer(PretrainTask(ours))
 
     def step_of_lightly() -> None:
         optimizer.zero_grad()
@@ -126,6 +143,32 @@ def beside_lightly(options: argparse.Namespace) -> None:
     ratio = times["theirs"]["median"] / times["ours"]["median"]
     row = ["SimCLR, ResNet-18, 96 pixels", seconds(times["ours"]), seconds(times["theirs"]), f"{ratio:.2f}x"]
     table(["one step", "ms ± IQR/2", "lightly", "faster"], [row], f"{options.batch_size} images, 2 views each")
+
+
+def beside_supervised(options: argparse.Namespace) -> None:
+    """Print the time of a step of each config's method over that of supervised training, one thread."""
+    rows = []
+    dataset = ImageFolder(root=options.root)
+    for path in options.configs:
+        run = load_run(path, "pretrain", [f"data.root={options.root}"])
+        torch.manual_seed(0)
+        method = run.pretext.build(run.backbone.build())
+        method.prepare(dataset)
+        supervised = ClassifyTask(run.backbone.build(), [0] * len(dataset), classes=10)
+        crops = Views.crops(run.pretext.image_size)
+        calls = {}
+        for name, task, views in (("ours", PretrainTask(method), method.views), ("supervised", supervised, crops)):
+            loader = TrainLoader(ViewSamples(dataset, views), batch_size=run.loader.batch_size, workers=0)
+            step, batch = trainer(task.train().to(memory_format=torch.channels_last)), next(loader.batches())
+            calls[name] = functools.partial(step, batch)
+        times = interleave(calls, "cpu", 10, options.batches)
+        ratio = times["ours"]["median"] / times["supervised"]["median"]
+        rows.append([path.stem, seconds(times["ours"]), seconds(times["supervised"]), f"{ratio:.1f}x"])
+    table(
+        ["one step", "ms ± IQR/2", "supervised", "cost"],
+        rows,
+        "steps of the same encoder, images and batch, one thread",
+    )
 
 
 if __name__ == "__main__":
