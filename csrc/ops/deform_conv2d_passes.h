@@ -1,8 +1,6 @@
-// Both passes of the deformable convolution through whole columns, tile by tile, with torch's matrix products. Where
-// the functors run is a parameter: CUDA, or the CPU for VISIONLAB_SIMD=scalar.
+// Both passes of the deformable convolution through whole columns, tile by tile. Where the functors and the matrix
+// products run is a parameter: CUDA, or the CPU for VISIONLAB_SIMD=scalar.
 #pragma once
-
-#include <array>
 
 #include "deform_conv2d_columns.h"
 #include "deform_conv2d_tensors.h"
@@ -10,15 +8,6 @@
 namespace visionlab::deform {
 
 constexpr int64_t tile_bytes = 32 << 20;  // of columns
-
-inline void bmm(const Tensor& a, const Tensor& b, const Tensor& out) {
-    std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
-                                      torch::stable::detail::from(out)};
-    if (torch_call_dispatcher("aten::bmm", "out", stack.data(), TORCH_ABI_VERSION) != 0) {
-        fail("deform_conv2d: the matrix product failed");
-    }
-    torch::stable::detail::to<Tensor>(stack[0]);
-}
 
 // (N, C, H, W) in channels-last order as (N * H * W, groups, C / groups).
 inline Tensor rows(const Tensor& tensor, int64_t groups) {
@@ -70,7 +59,8 @@ void for_each_tile(const Call& call, const Tensor& input, const Function& functi
     }
 }
 
-// Device offers columns(tile), gradients(tile, deterministic) and add(from, to, count).
+// Device offers multiply(a, b, out) for stacks of matrices, columns(tile), gradients(tile, deterministic) and
+// add(from, to).
 template <class Device>
 Tensor forward_through_columns(const Call& call, const std::optional<Tensor>& bias, const Device& device) {
     const DeformShape& shape = call.shape;
@@ -83,7 +73,7 @@ Tensor forward_through_columns(const Call& call, const std::optional<Tensor>& bi
         const Tensor answers = rows(output, shape.groups);
         for_each_tile(call, input, [&](const DeformTile& tile, const Tensor& columns) {
             device.columns(tile);
-            bmm(columns, kernel, slice(answers, tile.first, tile.count));
+            device.multiply(columns, kernel, slice(answers, tile.first, tile.count));
         });
     }
     if (bias) {
@@ -116,11 +106,11 @@ Gradients backward_through_columns(const Call& call, const Tensor& grad, bool fo
             const Tensor of_tile = slice(grads, tile.first, tile.count);
             if (for_weight) {
                 device.columns(tile);
-                bmm(torch::stable::transpose(of_tile, 1, 2), columns, share);
+                device.multiply(torch::stable::transpose(of_tile, 1, 2), columns, share);
                 device.add(share, weight_sums);
             }
             if (!for_input && !for_offset) return;
-            bmm(of_tile, kernel, columns);
+            device.multiply(of_tile, kernel, columns);
             if (for_input) tile.input_grad = sums.mutable_data_ptr();
             if (for_offset) tile.offset_grad = planes<void>(offset_grad);
             if (for_offset && call.mask) tile.mask_grad = planes<void>(mask_grad);

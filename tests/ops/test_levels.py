@@ -1,4 +1,7 @@
-"""All instruction sets give one answer: the same bits from vectors, nearly the same from the CUDA arithmetic."""
+"""All instruction sets give one answer: the same bits from vectors, nearly the same from the CUDA arithmetic.
+
+At each of them the answer does not depend on the number of threads.
+"""
 
 import importlib
 import os
@@ -36,7 +39,7 @@ def of_contract(contract: type[Contract]) -> dict[str, list[torch.Tensor]]:
     for channels_last in FORMATS:
         for deterministic in (False, True):
             torch.use_deterministic_algorithms(deterministic)
-            tensors = contract().tensors(torch.float32, channels_last, 12)
+            tensors = contract().tensors(torch.float32, channels_last, 40)
             kind = "fused" if contract.fused else "exact"
             result[f"{channels_last} {deterministic} {kind}"] = contract().run(tensors)
     torch.use_deterministic_algorithms(False)
@@ -62,5 +65,10 @@ def test_levels_agree(level: str, tmp_path: Path):
 
 
 if __name__ == "__main__":
-    torch.save(answers(), sys.argv[1])
+    torch.set_num_threads(1)
+    alone = answers()
+    torch.set_num_threads(3)
+    for name, tensors in answers().items():
+        assert all(torch.equal(*pair) for pair in zip(tensors, alone[name], strict=True)), f"{name}: threads matter"
+    torch.save(alone, sys.argv[1])
     print(torch.ops.visionlab.simd_level())

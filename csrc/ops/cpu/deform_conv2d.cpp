@@ -25,10 +25,32 @@ deform::Arguments<T> arguments(const Call& call, const Tensor& input, const Tens
             mask};
 }
 
+// (groups, rows, depth) times (groups, depth, columns), each value summed in order.
+template <class T>
+void multiply(const Tensor& a, const Tensor& b, Tensor out) {
+    const T *left = data<T>(a), *right = data<T>(b);
+    T* answers = mutable_data<T>(out);
+    const int64_t rows = a.size(1), depth = a.size(2), columns = b.size(2);
+    for_each_index(a.size(0) * rows, [&](int64_t i) {
+        const int64_t group = i / rows, row = i % rows;
+        std::vector<Accumulate<T>> sums(columns);
+        for (int64_t k = 0; k < depth; ++k) {
+            const Accumulate<T> factor = load(left + group * a.stride(0) + row * a.stride(1) + k * a.stride(2));
+            const T* values = right + group * b.stride(0) + k * b.stride(1);
+            for (int64_t j = 0; j < columns; ++j) sums[j] += factor * load(values + j * b.stride(2));
+        }
+        T* answer = answers + group * out.stride(0) + row * out.stride(1);
+        for (int64_t j = 0; j < columns; ++j) store(answer + j * out.stride(2), sums[j]);
+    });
+}
+
 // Runs the functors of the CUDA kernels, one lane to a sample.
 struct ScalarDevice {
     ScalarType dtype;
 
+    void multiply(const Tensor& a, const Tensor& b, Tensor out) const {
+        dispatch_floating("deform_conv2d", dtype, [&](auto zero) { visionlab::multiply<decltype(zero)>(a, b, out); });
+    }
     static int64_t samples(const DeformTile& tile) { return tile.count * tile.shape.taps() * tile.shape.offset_groups; }
     void columns(const DeformTile& tile) const {
         dispatch_floating("deform_conv2d", dtype,

@@ -1,5 +1,7 @@
 #include "deform_conv2d.h"
 
+#include <array>
+
 #include "../../cuda/glue.h"
 #include "../deform_conv2d_passes.h"
 
@@ -12,6 +14,14 @@ struct CudaDevice {
     DType dtype;
     void* stream;
 
+    void multiply(const Tensor& a, const Tensor& b, const Tensor& out) const {
+        std::array<StableIValue, 3> stack{torch::stable::detail::from(a), torch::stable::detail::from(b),
+                                          torch::stable::detail::from(out)};
+        if (torch_call_dispatcher("aten::bmm", "out", stack.data(), TORCH_ABI_VERSION) != 0) {
+            fail("deform_conv2d: the matrix product failed");
+        }
+        torch::stable::detail::to<Tensor>(stack[0]);
+    }
     void columns(const DeformTile& tile) const {
         check_cuda(launch_deform_columns(dtype, tile, stream), "deform_conv2d");
     }
