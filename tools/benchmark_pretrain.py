@@ -85,7 +85,7 @@ def together(name: str, settings: dict[str, Any], options: argparse.Namespace) -
 
 def build(name: str, settings: dict[str, Any]) -> Pretext:
     torch.manual_seed(0)
-    return PRETEXTS[name](Backbone("resnet18"), **settings).train().to(memory_format=torch.channels_last)
+    return PRETEXTS[name](Backbone(name="resnet18"), **settings).train().to(memory_format=torch.channels_last)
 
 
 def trainer(task: Task) -> Callable[[ViewBatch], None]:
@@ -153,7 +153,7 @@ def beside_supervised(options: argparse.Namespace) -> None:
         run = load_run(path, "pretrain", [f"data.root={options.root}"])
         torch.manual_seed(0)
         method = run.pretext.build(run.backbone.build())
-        method.prepare(dataset)
+        method.prepare(len(dataset))
         supervised = ClassifyTask(run.backbone.build(), [0] * len(dataset), classes=10)
         crops = Views.crops(run.pretext.image_size)
         calls = {}

@@ -8,7 +8,7 @@ from small_encoder import SmallEncoder, assert_same_gradients, gradients, random
 from tiny_runs import PRETRAIN
 
 from visionlab.models.backbone import Backbone
-from visionlab.pretext.cpc import ContrastivePredictiveCoding, MaskedBlock
+from visionlab.pretext.cpc import ContrastivePredictiveCoding, MaskedBlock, _pick
 from visionlab.structures import ViewBatch
 
 GRID = 4
@@ -95,13 +95,21 @@ def test_the_context_knows_nothing_of_the_rows_below():
         assert reached[row].all()  # and a column to either side
 
 
-def test_information_is_bounded_by_the_log_of_the_patches():
-    method = small()
-    with torch.no_grad():
-        for direction in method.directions.values():
-            direction.target.weight.mul_(1000)
-    batch = ViewBatch(random_views(GRID**2, images=2))
-    assert method(batch).metrics["information"] < math.log(2 * GRID**2)
+def test_accuracy_is_how_often_the_right_patch_is_picked_and_certainty_is_the_log_of_their_number():
+    candidates = 1000 * torch.eye(5)
+    information, accuracy = _pick(candidates[:4], candidates, torch.tensor([0, 1, 2, 4]))
+    assert accuracy == 0.75
+    assert information < 0
+    information, accuracy = _pick(candidates[:4], candidates, torch.arange(4))
+    assert accuracy == 1
+    assert information.item() == pytest.approx(math.log(5), abs=1e-6)
+
+
+def test_autocast_does_not_narrow_the_scores():
+    foretold, candidates = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    expected = _pick(foretold, candidates, torch.arange(6))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert _pick(foretold, candidates, torch.arange(6)) == expected
 
 
 @pytest.mark.parametrize("norm", ["train", "sync"])

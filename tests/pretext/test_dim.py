@@ -13,6 +13,7 @@ from visionlab import distributed
 from visionlab.models.backbone import Backbone
 from visionlab.pretext.dim import DeepInfoMax
 from visionlab.pretext.prior import uniform_samples
+from visionlab.pretext.scorers import EncodeAndDot
 from visionlab.structures import ViewBatch
 
 ESTIMATORS = ("infonce", "jsd", "dv", "nwj")
@@ -165,6 +166,16 @@ def test_codes_become_even():
     points = codes.detach().sigmoid()
     assert (points.mean(0) - 0.5).abs().max() < 0.2
     assert points.std() > 0.15
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 8), (4, 5, 3, 8)])
+def test_autocast_does_not_narrow_dot_products(shape):
+    generator = torch.Generator().manual_seed(0)
+    scorer = EncodeAndDot(2, 2, 8)
+    codes, features = torch.randn(4, 8, generator=generator), torch.randn(shape, generator=generator)
+    expected = scorer.compare(codes, features)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(scorer.compare(codes, features), expected)
 
 
 def test_accuracy_is_how_often_a_place_finds_its_code():

@@ -152,6 +152,28 @@ def test_settings_without_effect_are_refused():
         MoCo(encoder, queue_size=0)
 
 
+@pytest.mark.parametrize("method", ["moco", "moco dense"])
+def test_slow_copies_follow_after_each_step(method):
+    moco = build(method)  # of momentum 0.9
+    online = [parameter for network in moco._networks() for parameter in network.parameters()]
+    copies = list(moco.momentum_copy.parameters())
+    before = [copy.clone() for copy in copies]
+    for parameter in online:
+        torch.nn.init.normal_(parameter)
+    moco.after_step(0)
+    assert len(copies) == len(online)
+    for copy, old, new in zip(copies, before, online, strict=True):
+        torch.testing.assert_close(copy, 0.9 * old + 0.1 * new.detach())
+
+
+def test_autocast_does_not_narrow_matches():
+    """All cosines with the first place are nearly 1, and in bfloat16 all of them would be."""
+    angles = torch.tensor([[0.03, 0.02, 0.01, 0.04]])
+    others = torch.stack([angles.cos(), angles.sin()], 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert most_similar(torch.tensor([[[1.0], [0.0]]]), others).tolist() == [[2]]
+
+
 def test_queued_keys_are_unit_vectors_under_autocast():
     dense = build("moco dense")
     with torch.autocast("cpu", torch.bfloat16):

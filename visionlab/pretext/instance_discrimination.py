@@ -91,8 +91,8 @@ class InstanceDiscrimination(Pretext):
             raise ValueError("expected the id of each image, and prepare() to be told how many images there are")
         features = self.encoder.pool(self.encoder.normalize(batch.views[0]))
         ids = torch.tensor(batch.ids, device=features.device)
-        with full_precision(features):
-            rows = F.normalize(wide(self.projection(features)))
+        rows = F.normalize(wide(self.projection(features)))
+        with full_precision(rows):
             loss, accuracy = (self._softmax if self.loss == "softmax" else self._nce)(rows, ids, batch.seeds)
         if self.training:
             self.bank.put(ids, rows)

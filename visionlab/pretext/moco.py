@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.data.views import Views
 from visionlab.models.backbone import Backbone
-from visionlab.precision import wide
+from visionlab.precision import full_precision, wide
 from visionlab.pretext.heads import dense_projection, queue_projection
 from visionlab.pretext.losses import contrast_with_queue
 from visionlab.pretext.momentum import MomentumCopy, Queue
@@ -143,4 +143,6 @@ def most_similar(places: Tensor, others: Tensor) -> Tensor:
     Returns:
         ``(N, P)`` int64 in ``[0, Q)``.
     """
-    return (F.normalize(places, dim=1).transpose(1, 2) @ F.normalize(others, dim=1)).argmax(dim=2)
+    with full_precision(places):
+        places, others = (F.normalize(wide(features), dim=1) for features in (places, others))
+        return (places.transpose(1, 2) @ others).argmax(dim=2)

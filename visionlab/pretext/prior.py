@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from visionlab.precision import wide
 from visionlab.seeding import derive_seed
 
 
@@ -41,11 +42,11 @@ class PriorMatching(nn.Module):
             codes: ``(N, code_dim)``; their sigmoid lies in the cube.
             seeds: one for each code; a sample of the prior is drawn from each.
         """
-        points = codes.sigmoid()
+        points = wide(codes).sigmoid()
         samples = uniform_samples(seeds, codes.shape[1]).to(points)
-        real, fake = self.discriminator(samples), self.discriminator(points.detach())
+        real, fake = wide(self.discriminator(samples)), wide(self.discriminator(points.detach()))
         constants = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        deceiving = functional_call(self.discriminator, constants, (points,))
+        deceiving = wide(functional_call(self.discriminator, constants, (points,)))
         return F.softplus(-deceiving).mean(), (F.softplus(-real) + F.softplus(fake)).mean()
 
 

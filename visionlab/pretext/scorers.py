@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from visionlab import distributed
+from visionlab.precision import full_precision, wide
 
 
 class Scorer(nn.Module, ABC):
@@ -58,9 +59,11 @@ class EncodeAndDot(Scorer):
         super().__init__(_Residual(code_dim, hidden_dim), _Residual(feature_dim, hidden_dim))
 
     def compare(self, codes: Tensor, features: Tensor) -> Tensor:
-        if features.ndim == 3:
-            return (codes @ features.flatten(0, 1).T).unflatten(1, features.shape[:2])
-        return torch.einsum("nh,nkph->nkp", codes, features)
+        with full_precision(codes):
+            codes, features = wide(codes), wide(features)
+            if features.ndim == 3:
+                return (codes @ features.flatten(0, 1).T).unflatten(1, features.shape[:2])
+            return torch.einsum("nh,nkph->nkp", codes, features)
 
 
 class ConcatAndConvolve(Scorer):
