@@ -6,7 +6,7 @@
 
 Together the two should be as fast as the slower of them alone. With lightly installed, a step of its SimCLR, its
 head and its loss, is timed in turn with ours, on the same encoder, views and optimizer. With configs, only their
-methods are timed, each in turn with supervised training of the same encoder on as many images of the same size.
+methods are timed, each in turn with supervised training of the encoder that most of them have.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from visionlab.data.loader import TrainLoader, ViewSamples
 from visionlab.data.views import Views
 from visionlab.models.backbone import Backbone
 from visionlab.pretext import PRETEXTS, Pretext
-from visionlab.protocol import load_run
+from visionlab.protocol import base_run, load_run
 from visionlab.structures import ViewBatch
 from visionlab.tasks.classify import ClassifyTask
 from visionlab.tasks.pretrain import PretrainTask
@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument(
         "--configs", type=Path, nargs="+", help="of pretraining runs: their steps beside supervised ones"
     )
+    parser.add_argument("--image-size", type=int, default=32, help="of supervised training beside configs, in pixels")
     options = parser.parse_args()
     if options.configs:
         torch.set_num_threads(1)
@@ -146,29 +147,30 @@ def beside_lightly(options: argparse.Namespace) -> None:
 
 
 def beside_supervised(options: argparse.Namespace) -> None:
-    """Print the time of a step of each config's method over that of supervised training, one thread."""
+    """Print the time of a step of each config's method over that of one supervised step, one thread.
+
+    Supervised training has the encoder that most configs have, as in `visionlab compare`.
+    """
+    runs = {path.stem: load_run(path, "pretrain", [f"data.root={options.root}"]) for path in options.configs}
+    dataset, base = ImageFolder(root=options.root), base_run(runs)
+
+    def step_of(task: Task, views: Any, batch_size: int) -> Callable[[], None]:
+        batch = next(TrainLoader(ViewSamples(dataset, views), batch_size=batch_size, workers=0).batches())
+        return functools.partial(trainer(task.train().to(memory_format=torch.channels_last)), batch)
+
+    classify = ClassifyTask(base.backbone.build(), [0] * len(dataset), classes=10)
+    supervised = step_of(classify, Views.crops(options.image_size), base.loader.batch_size)
     rows = []
-    dataset = ImageFolder(root=options.root)
-    for path in options.configs:
-        run = load_run(path, "pretrain", [f"data.root={options.root}"])
+    for name, run in runs.items():
         torch.manual_seed(0)
         method = run.pretext.build(run.backbone.build())
         method.prepare(len(dataset))
-        supervised = ClassifyTask(run.backbone.build(), [0] * len(dataset), classes=10)
-        crops = Views.crops(run.pretext.image_size)
-        calls = {}
-        for name, task, views in (("ours", PretrainTask(method), method.views), ("supervised", supervised, crops)):
-            loader = TrainLoader(ViewSamples(dataset, views), batch_size=run.loader.batch_size, workers=0)
-            step, batch = trainer(task.train().to(memory_format=torch.channels_last)), next(loader.batches())
-            calls[name] = functools.partial(step, batch)
-        times = interleave(calls, "cpu", 10, options.batches)
+        ours = step_of(PretrainTask(method), method.views, run.loader.batch_size)
+        times = interleave({"ours": ours, "supervised": supervised}, "cpu", 10, options.batches)
         ratio = times["ours"]["median"] / times["supervised"]["median"]
-        rows.append([path.stem, seconds(times["ours"]), seconds(times["supervised"]), f"{ratio:.1f}x"])
-    table(
-        ["one step", "ms ± IQR/2", "supervised", "cost"],
-        rows,
-        "steps of the same encoder, images and batch, one thread",
-    )
+        rows.append([name, seconds(times["ours"]), seconds(times["supervised"]), f"{ratio:.1f}x"])
+    title = f"one step of {base.loader.batch_size} images, supervised ones of {options.image_size} pixels, one thread"
+    table(["method", "ms ± IQR/2", "supervised", "cost"], rows, title)
 
 
 if __name__ == "__main__":
