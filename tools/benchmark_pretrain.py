@@ -4,7 +4,7 @@
     python tools/benchmark_pretrain.py DIR --workers 4   # processes that make views; the model has the other cores
     python tools/benchmark_pretrain.py DIR --configs configs/compare/cifar/*.yaml   # steps of methods beside supervised
 
-Together the two should be as fast as the slower of them alone. With lightly installed, a step of its SimCLR, its
+Together the two should be as fast as the slower of them alone; what a view costs is said step by step. With lightly installed, a step of its SimCLR, its
 head and its loss, is timed in turn with ours, on the same encoder, views and optimizer. With configs, only their
 methods are timed, each in turn with supervised training of the encoder that most of them have.
 """
@@ -17,6 +17,7 @@ import functools
 import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -61,6 +62,7 @@ def main() -> int:
     rows = [together(name, settings, options) for name, settings in METHODS.items()]
     title = f"images a second: {options.workers} processes make views, the model has {torch.get_num_threads()} threads"
     table(["ResNet-18", "views alone", "model alone", "together", "of the slower"], rows, title)
+    inside_views(options)
     beside_lightly(options)
     return 0
 
@@ -113,6 +115,25 @@ def drain(batches: Iterator[ViewBatch], options: argparse.Namespace) -> None:
     """Take what was made ahead while the model ran."""
     for _ in itertools.islice(batches, 3 * options.workers):
         pass
+
+
+def inside_views(options: argparse.Namespace) -> None:
+    """Print what the two views of an image cost, step by step."""
+    dataset, spent = ImageFolder(root=options.root), Counter[str]()
+    [transform, _] = build("simclr", METHODS["simclr"]).views.transforms
+    images = range(min(len(dataset), 20 * options.batches))
+    for number in images:
+        begin = time.perf_counter()
+        image = dataset.load(number)
+        spent["reading and decoding"] += time.perf_counter() - begin
+        for _ in range(2):
+            view = image
+            for step in transform.transforms:
+                begin = time.perf_counter()
+                view = step(image=view)["image"]
+                spent[type(step).__name__] += time.perf_counter() - begin
+    rows = [[name, f"{1e3 * taken / len(images):.2f}"] for name, taken in spent.items()]
+    table(["both views of an image", "ms"], rows, "SimCLR, 96 pixels, one process")
 
 
 def beside_lightly(options: argparse.Namespace) -> None:
