@@ -4,9 +4,10 @@
     python tools/benchmark_pretrain.py DIR --workers 4   # processes that make views; the model has the other cores
     python tools/benchmark_pretrain.py DIR --configs configs/compare/cifar/*.yaml   # steps of methods beside supervised
 
-Together the two should be as fast as the slower of them alone; what a view costs is said step by step. With lightly installed, a step of its SimCLR, its
-head and its loss, is timed in turn with ours, on the same encoder, views and optimizer. With configs, only their
-methods are timed, each in turn with supervised training of the encoder that most of them have.
+Together the two should be as fast as the slower of them alone; what views cost is said step by step. With lightly
+installed, a step of its SimCLR, its head and its loss, is timed in turn with ours, on the same encoder, views and
+optimizer. With configs, only their methods are timed, each in turn with supervised training of the encoder that most of
+them have.
 """
 
 from __future__ import annotations
