@@ -194,6 +194,7 @@ def test_a_norm_that_one_method_needs_is_not_that_of_the_references(configs, gro
     assert protocol["supervised"] == protocol["turns"] != protocol["grouped"]
 
 
+@pytest.mark.slow
 def test_other_images_of_supervised_training_are_said(configs, data, measures, tmp_path):
     compare.compare(configs, tmp_path / "same", measures, seeds=[0], only=["supervised"])
     assert "other images" not in (tmp_path / "same" / "compare.md").read_text()

@@ -118,7 +118,7 @@ def run_torchvision(model: FasterRCNN, batch: ImageBatch, with_targets: bool):
     return detections, {**rpn_losses, **head_losses}
 
 
-@pytest.fixture(scope="module", params=["FrozenBatchNorm2d", "BatchNorm2d"])
+@pytest.fixture(scope="module", params=["FrozenBatchNorm2d", pytest.param("BatchNorm2d", marks=pytest.mark.slow)])
 def pair(request):
     theirs = random_torchvision(frozen=request.param == "FrozenBatchNorm2d")
     kinds = {type(module).__name__ for module in theirs.modules()}

@@ -188,6 +188,10 @@ class TestContract(Contract):
         input, boxes, offset, mask = tensors
         return deform_roi_pool(input, boxes, offset, (3, 2), 0.7, 2, 0.3, mask)
 
+    @pytest.mark.slow
+    def test_onnx(self):
+        super().test_onnx()
+
 
 class TestAdaptiveContract(TestContract):
     gradients = (0, 2)
@@ -198,10 +202,6 @@ class TestAdaptiveContract(TestContract):
 
     def call(self, *tensors: Tensor) -> Tensor:
         return deform_roi_pool(*tensors, (3, 2), 0.7)
-
-    @pytest.mark.slow
-    def test_onnx(self):
-        super().test_onnx()
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

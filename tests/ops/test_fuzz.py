@@ -63,6 +63,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
                           env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
 
 
+@pytest.mark.slow
 def test_command_line_counts_and_repeats():
     many = command("--ops", "nms", "--cases", "20", "--processes", "1", "--seed", "5")
     assert many.returncode == 0, many.stdout + many.stderr

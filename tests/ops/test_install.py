@@ -64,7 +64,10 @@ def test_without_the_library_by_install(tmp_path: Path):
     assert "slowly: it was installed with VISIONLAB_NATIVE=0" in result.stderr
 
 
-@pytest.mark.parametrize(("content", "reason"), [(None, "the file is missing"), (b"not a library", "file too short")])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [pytest.param(None, "the file is missing", marks=pytest.mark.slow), (b"not a library", "file too short")],
+)
 def test_a_library_that_does_not_load_is_an_error(tmp_path: Path, content: bytes | None, reason: str):
     folder = copy_of_ops(tmp_path)
     library = folder / "visionlab" / "_C.so"

@@ -57,6 +57,10 @@ class TestPSRoIAlign(Contract):
     def call(self, *tensors: Tensor) -> Tensor:
         return ps_roi_align(*tensors, (3, 2), 0.9, 2)
 
+    @pytest.mark.slow
+    def test_onnx(self):
+        super().test_onnx()
+
 
 @pytest.mark.parametrize("channels_last", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

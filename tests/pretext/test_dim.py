@@ -153,6 +153,7 @@ def test_prior_samples_are_even_and_those_of_the_seeds():
     assert abs(torch.corrcoef(samples.T)[0, 1]) < 0.2
 
 
+@pytest.mark.slow
 def test_codes_become_even():
     """The term alone spreads codes that begin crowded."""
     torch.manual_seed(0)

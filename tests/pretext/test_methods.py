@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import timm
 import torch
-from small_methods import METHODS, backbone_section, batch_of, build, section
+from small_methods import VARIANTS, backbone_section, batch_of, build, section
 from tiny_runs import DETECT, PRETRAIN, read_file, read_rows, visionlab, write_config
 
 from visionlab import run
+from visionlab.pretext import PRETEXTS
 from visionlab.tasks.pretrain import PretrainTask
 
-pytestmark = pytest.mark.parametrize("method", METHODS)
+pytestmark = pytest.mark.parametrize(
+    "method", [*PRETEXTS, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
+)
 
 
 @pytest.fixture(autouse=True)
