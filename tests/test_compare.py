@@ -208,6 +208,7 @@ def test_other_images_of_supervised_training_are_said(configs, data, measures, t
     assert said in (tmp_path / "out" / "compare.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_detector_is_trained_from_encoders_of_either_norm(configs, grouped, data, measures, tmp_path):
     boxes = {"name": "coco", "root": str(data / "boxes"), "annotations": "annotations/train.json", "images": "train"}
     boxes |= {"val_annotations": "annotations/val.json", "val_images": "val"}

@@ -50,7 +50,7 @@ def state(resnet) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in resnet.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "resnet50" else ()) for n in SAVED])
 def test_saved_file_loads_into_plain_timm_and_back_bit_for_bit(tmp_path, name):
     backbone = _randomized(name=name)
     save_backbone(backbone, tmp_path / "backbone.safetensors", provenance=PROVENANCE)

@@ -46,7 +46,7 @@ def of_contract(contract: type[Contract]) -> dict[str, list[torch.Tensor]]:
     return result
 
 
-@pytest.mark.parametrize("level", ["scalar", "baseline"])
+@pytest.mark.parametrize("level", ["scalar", pytest.param("baseline", marks=pytest.mark.slow)])
 def test_levels_agree(level: str, tmp_path: Path):
     environment = {**os.environ, "VISIONLAB_SIMD": level, "PYTHONPATH": str(FOLDER.parent.parent)}
     command = [sys.executable, __file__, str(tmp_path / "answers.pt")]
