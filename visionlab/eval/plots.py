@@ -113,7 +113,10 @@ def line_plot(
         axes.set_ylim(y_min, y_max)
         axes.grid(True)
         if any(line.label for line in lines):
-            axes.legend(ncols=2 if len(lines) > 4 else 1)
+            if len(lines) > 8:  # so many names would cover the lines
+                figure.legend(loc="outside right upper")
+            else:
+                axes.legend(ncols=2 if len(lines) > 4 else 1)
         return to_svg(figure, f"{y_label} over {x_label}")
 
 
