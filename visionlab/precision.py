@@ -11,6 +11,6 @@ def full_precision(tensor: Tensor) -> torch.autocast:
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """Return the tensor in float32, or as it is if it is wider."""
+def upcast(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32, or as it is if its type is wider."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

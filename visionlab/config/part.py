@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hi
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
+from visionlab.settings import groups_of
+
 
 class Section(BaseModel):
     """Settings that belong together: frozen, complete, and closed to keys it does not know."""
@@ -89,7 +91,7 @@ def part_of(
         TypeError: a parameter after the star has no annotation, or is called ``name`` where a table already is.
     """
     title, doc = constructor.__name__, inspect.getdoc(constructor) or ""
-    function: Any = inspect.unwrap(constructor.__init__ if inspect.isclass(constructor) else constructor)  # type: ignore[misc]
+    function: Any = constructor.__init__ if inspect.isclass(constructor) else constructor  # type: ignore[misc]
     parameters = [
         p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in without
     ]
@@ -100,8 +102,9 @@ def part_of(
             raise TypeError(f'{title}: a setting cannot be called "name" in a table, where it chooses the part')
     # Only the settings are resolved: what stands before the star may be known to type checkers alone.
     holder = SimpleNamespace(__annotations__={p.name: p.annotation for p in parameters})
-    hints = get_type_hints(holder, globalns=function.__globals__, include_extras=True)
-    helps = argument_help(doc) | argument_help(inspect.getdoc(function) or "")
+    hints = get_type_hints(holder, globalns=inspect.unwrap(function).__globals__, include_extras=True)
+    docs = [*(inspect.getdoc(group.kind) or "" for group in groups_of(constructor).values()), doc]
+    helps = reduce(or_, map(argument_help, [*docs, inspect.getdoc(function) or ""]))
 
     fields: dict[str, Any] = {} if name is None else {"name": (Literal[name], name if only else ...)}  # type: ignore[valid-type]
     for parameter in parameters:

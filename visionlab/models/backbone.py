@@ -1,4 +1,4 @@
-"""Any timm model as feature levels, with its own pixel normalisation, freezing and norm policy."""
+"""Any timm model as feature levels, with its own pixel normalization, freezing and norm policy."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Backbone(nn.Module):
         """Compute the feature levels.
 
         Args:
-            images: ``(N, 3, H, W)``, normalised; any H and W unless the model is of fixed size.
+            images: ``(N, 3, H, W)``, normalized; any H and W unless the model is of fixed size.
 
         Returns:
             One ``(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`` map per level, finest first.

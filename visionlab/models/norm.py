@@ -1,4 +1,4 @@
-"""What a backbone does with its BatchNorm layers: train, freeze, synchronise over processes, or become GroupNorm."""
+"""What a backbone does with its BatchNorm layers: train, freeze, synchronize over processes, or become GroupNorm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SyncBatchNorm(_BatchNorm):
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise ``(N, C, ...)`` and apply the activation, if timm folded one into the layer it replaces."""
+        """Normalize ``(N, C, ...)`` and apply the activation, if timm folded one into the layer it replaces."""
         if self.training and distributed.world_size() > 1:
             normalized = self._forward_joined(images)
         else:
@@ -68,7 +68,7 @@ class GroupNorm(nn.GroupNorm):
     """GroupNorm (Wu and He 2018, arXiv:1803.08494) in the place of a BatchNorm."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise ``(N, C, ...)`` and apply the activation, if timm folded one into the layer it replaces."""
+        """Normalize ``(N, C, ...)`` and apply the activation, if timm folded one into the layer it replaces."""
         return _apply_children(self, super().forward(images))
 
 

@@ -14,7 +14,7 @@ from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
 from visionlab.models.matching import BalancedSampler, Sampler, Samples, draw_samples, match_boxes, split_crowds
 from visionlab.ops import batched_nms
 from visionlab.ops.boxes import clip_boxes_to_image
-from visionlab.precision import wide
+from visionlab.precision import upcast
 from visionlab.seeding import derive_seed
 from visionlab.structures import Detections, ImageBatch
 
@@ -102,10 +102,10 @@ class RoIHead(nn.Module, ABC):
         if batch.targets:
             images, rois = self._sample(proposals, batch)
             scores, offsets = self.predict(features, rois)
-            return [], self._losses(wide(scores), wide(offsets), rois, images)
+            return [], self._losses(upcast(scores), upcast(offsets), rois, images)
         rois = to_rois(proposals)
         scores, offsets = self.predict(features, rois)
-        return self._detections(wide(scores), wide(offsets), rois, batch.sizes), {}
+        return self._detections(upcast(scores), upcast(offsets), rois, batch.sizes), {}
 
     @torch.no_grad()
     def _sample(self, proposals: list[Tensor], batch: ImageBatch) -> tuple[list[Samples], Tensor]:

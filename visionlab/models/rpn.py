@@ -15,7 +15,7 @@ from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
 from visionlab.models.matching import BalancedSampler, Sampler, draw_samples, match_boxes, split_crowds
 from visionlab.ops import batched_nms
 from visionlab.ops.boxes import clip_boxes_to_image
-from visionlab.precision import wide
+from visionlab.precision import upcast
 from visionlab.seeding import derive_seed
 from visionlab.structures import ImageBatch
 
@@ -130,7 +130,7 @@ class RPN(nn.Module):
         scores = [self.objectness(level).permute(0, 2, 3, 1).flatten(1) for level in hidden]
         offsets = [self.offsets(level).permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in hidden]
         # Boxes and losses need more digits than autocast's types have.
-        return [wide(level) for level in scores], [wide(level) for level in offsets]
+        return [upcast(level) for level in scores], [upcast(level) for level in offsets]
 
     def _anchors(self, features: list[Tensor], batch: ImageBatch) -> list[Tensor]:
         """Return the ``(A, 4)`` anchors of each level."""

@@ -14,7 +14,7 @@ from visionlab.checks import check_at_least, check_in
 from visionlab.data.tiles import TileColor, Tiles, mosaic
 from visionlab.models.backbone import Backbone
 from visionlab.models.norm import batch_norms
-from visionlab.precision import full_precision, wide
+from visionlab.precision import full_precision, upcast
 from visionlab.pretext.estimators import info_nce
 from visionlab.pretext.pretext import Pretext, PretextOutput
 from visionlab.pretext.siamese import check_tile_size, encode_tiles
@@ -166,7 +166,7 @@ def _pick(foretold: Tensor, candidates: Tensor, right: Tensor) -> tuple[Tensor, 
         right: ``(R,)`` the candidate that each prediction means.
     """
     with full_precision(foretold):
-        scores = wide(foretold) @ wide(candidates).T / foretold.shape[1] ** 0.5
+        scores = upcast(foretold) @ upcast(candidates).T / foretold.shape[1] ** 0.5
     positives = right[:, None] == torch.arange(len(candidates), device=right.device)
     return info_nce(scores, positives), (scores.argmax(dim=1) == right).float().mean()
 

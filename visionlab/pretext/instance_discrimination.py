@@ -13,7 +13,7 @@ from visionlab import distributed
 from visionlab.checks import check_above, check_at_least
 from visionlab.data.views import Views
 from visionlab.models.backbone import Backbone
-from visionlab.precision import full_precision, wide
+from visionlab.precision import full_precision, upcast
 from visionlab.pretext.losses import noise_contrastive
 from visionlab.pretext.momentum import MemoryBank
 from visionlab.pretext.pretext import Pretext, PretextOutput
@@ -91,7 +91,7 @@ class InstanceDiscrimination(Pretext):
             raise ValueError("expected the id of each image, and prepare() to be told how many images there are")
         features = self.encoder.pool(self.encoder.normalize(batch.views[0]))
         ids = torch.tensor(batch.ids, device=features.device)
-        rows = F.normalize(wide(self.projection(features)))
+        rows = F.normalize(upcast(self.projection(features)))
         with full_precision(rows):
             loss, accuracy = (self._softmax if self.loss == "softmax" else self._nce)(rows, ids, batch.seeds)
         if self.training:

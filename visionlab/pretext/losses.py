@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visionlab import distributed
-from visionlab.precision import full_precision, wide
+from visionlab.precision import full_precision, upcast
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
     """
     n = len(first)
     anchors = torch.cat([first, second])
-    anchors = F.normalize(wide(anchors))
+    anchors = F.normalize(upcast(anchors))
     candidates = distributed.gather(anchors)
     if len(candidates) < 4:
         raise ValueError(f"batch_size: expected at least 2 images over all processes to contrast, got {n}")
@@ -64,7 +64,7 @@ def contrast_with_queue(queries: Tensor, keys: Tensor, queue: Tensor, temperatur
     equation 1.
     """
     with full_precision(queries):
-        queries, keys = (F.normalize(wide(rows)) for rows in (queries, keys))
+        queries, keys = (F.normalize(upcast(rows)) for rows in (queries, keys))
         positive = (queries * keys).sum(1, keepdim=True)
         logits = torch.cat([positive, queries @ queue.to(queries.dtype).T], dim=1) / temperature
         targets = logits.new_zeros(len(logits), dtype=torch.int64)
@@ -93,7 +93,7 @@ def vicreg_terms(first: Tensor, second: Tensor) -> dict[str, Tensor]:
     arXiv:2105.04906, equations 1 to 5.
     """
     with full_precision(first):
-        first, second = distributed.gather(wide(first)), distributed.gather(wide(second))
+        first, second = distributed.gather(upcast(first)), distributed.gather(upcast(second))
         count, width = first.shape
         if count < 2:
             raise ValueError(f"batch_size: expected at least 2 images over all processes to vary, got {count}")
@@ -128,6 +128,6 @@ def noise_contrastive(data: Tensor, noise: Tensor, log_normalizer: Tensor, log_n
     """
     with full_precision(data):
         odds = log_normalizer + log_noise + math.log(noise.shape[1])  # the score at which data and noise are even
-        missed = F.softplus(odds - wide(data))
-        taken = F.softplus(wide(noise) - odds)
+        missed = F.softplus(odds - upcast(data))
+        taken = F.softplus(upcast(noise) - odds)
         return missed.mean() + taken.sum(1).mean()

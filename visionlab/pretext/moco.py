@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.data.views import Views
 from visionlab.models.backbone import Backbone
-from visionlab.precision import full_precision, wide
+from visionlab.precision import full_precision, upcast
 from visionlab.pretext.heads import dense_projection, queue_projection
 from visionlab.pretext.losses import contrast_with_queue
 from visionlab.pretext.momentum import MomentumCopy, Queue
@@ -98,7 +98,7 @@ class MoCo(Pretext):
         queries = self.projection(features)
         with torch.no_grad():
             key_places = self.momentum_copy[0](self.encoder.normalize(batch.views[1]))[-1]
-            keys = F.normalize(wide(self.momentum_copy[1](key_places.mean((2, 3)))))
+            keys = F.normalize(upcast(self.momentum_copy[1](key_places.mean((2, 3)))))
         loss, accuracy = contrast_with_queue(queries, keys, self.queue.keys, self.temperature)
         losses = {"contrast": (1 - self.dense_weight) * loss}
         if self.dense_projection is not None:
@@ -125,7 +125,7 @@ class MoCo(Pretext):
         with torch.no_grad():
             keys = self.momentum_copy[2](key_places).flatten(2)
             if self.training:
-                self.dense_queue.put(F.normalize(wide(keys.mean(2))))
+                self.dense_queue.put(F.normalize(upcast(keys.mean(2))))
             matches = most_similar(places.flatten(2), key_places.flatten(2))
             keys = keys.gather(2, matches[:, None].expand(-1, keys.shape[1], -1)).transpose(1, 2)
         return contrast_with_queue(queries.flatten(0, 1), keys.flatten(0, 1), self.dense_queue.keys, self.temperature)[
@@ -144,5 +144,5 @@ def most_similar(places: Tensor, others: Tensor) -> Tensor:
         ``(N, P)`` int64 in ``[0, Q)``.
     """
     with full_precision(places):
-        places, others = (F.normalize(wide(features), dim=1) for features in (places, others))
+        places, others = (F.normalize(upcast(features), dim=1) for features in (places, others))
         return (places.transpose(1, 2) @ others).argmax(dim=2)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from visionlab.precision import wide
+from visionlab.precision import upcast
 from visionlab.seeding import derive_seed
 
 
@@ -42,11 +42,11 @@ class PriorMatching(nn.Module):
             codes: ``(N, code_dim)``; their sigmoid lies in the cube.
             seeds: one for each code; a sample of the prior is drawn from each.
         """
-        points = wide(codes).sigmoid()
+        points = upcast(codes).sigmoid()
         samples = uniform_samples(seeds, codes.shape[1]).to(points)
-        real, fake = wide(self.discriminator(samples)), wide(self.discriminator(points.detach()))
+        real, fake = upcast(self.discriminator(samples)), upcast(self.discriminator(points.detach()))
         constants = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        deceiving = wide(functional_call(self.discriminator, constants, (points,)))
+        deceiving = upcast(functional_call(self.discriminator, constants, (points,)))
         return F.softplus(-deceiving).mean(), (F.softplus(-real) + F.softplus(fake)).mean()
 
 

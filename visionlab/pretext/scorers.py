@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from visionlab import distributed
-from visionlab.precision import full_precision, wide
+from visionlab.precision import full_precision, upcast
 
 
 class Scorer(nn.Module, ABC):
@@ -60,7 +60,7 @@ class EncodeAndDot(Scorer):
 
     def compare(self, codes: Tensor, features: Tensor) -> Tensor:
         with full_precision(codes):
-            codes, features = wide(codes), wide(features)
+            codes, features = upcast(codes), upcast(features)
             if features.ndim == 3:
                 return (codes @ features.flatten(0, 1).T).unflatten(1, features.shape[:2])
             return torch.einsum("nh,nkph->nkp", codes, features)
