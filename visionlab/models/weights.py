@@ -2,85 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import pickle
-import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from visionlab.models.backbone import Backbone, Normalization
 from visionlab.models.tensor_file import read_tensors, write_tensors
+from visionlab.models.transfer import TransferReport, some
+from visionlab.models.weight_files import best_candidate, one_line, read_weights
 
 KIND = "visionlab backbone"
 # BatchNorm counts its batches; files from before that lack the counter, and nothing is computed from it.
 _COUNTER = "num_batches_tracked"
+# What only a detector's file holds, in our names and in torchvision's.
+_DETECTOR_PARTS = {"rpn", "roi_heads"}
 _STATISTICS = ("running_mean", "running_var", _COUNTER)
-
-
-@dataclass
-class TransferReport:
-    """What became of every tensor of a file and of a backbone when one was loaded into the other.
-
-    Args:
-        source: the file, or ``timm``.
-        prefix: what stood before timm's names in the file and was taken off.
-        matched: names loaded.
-        resized: those of them that are position embeddings, interpolated to the backbone's grid.
-        missing: names of the backbone that the file does not have; they keep their values.
-        new: those that timm's own model does not have either, such as the offsets of deformable convolutions; they keep
-            their values too, and count for nothing below where the file does not have them.
-        mismatched: names both have, in different shapes, with both shapes; they keep their values.
-        expected: names the file has and the backbone does without: classifier, head, BatchNorm statistics where the
-            backbone has GroupNorm, batch counters.
-        unexpected: all other names of the file, left aside too.
-        matched_elements: how many numbers the matched tensors hold.
-        total_elements: how many numbers all tensors of the backbone hold.
-        notes: what else happened, in words.
-    """
-
-    source: str
-    prefix: str = ""
-    matched: list[str] = field(default_factory=list)
-    resized: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    mismatched: list[str] = field(default_factory=list)
-    expected: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    matched_elements: int = 0
-    total_elements: int = 0
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def total(self) -> int:
-        """How many tensors the backbone has, batch counters aside."""
-        return len(self.matched) + len(self.missing) + len(self.mismatched)
-
-    @property
-    def fraction(self) -> float:
-        """The share of the backbone that was loaded, in [0, 1]: of its tensors or of its elements, the smaller one."""
-        return min(len(self.matched) / self.total, self.matched_elements / self.total_elements)
-
-    def __str__(self) -> str:
-        parts = [
-            f"matched {len(self.matched)} of {self.total} tensors ({len(self.matched) / self.total:.1%}) and "
-            f"{self.matched_elements:,} of {self.total_elements:,} elements "
-            f"({self.matched_elements / self.total_elements:.1%})",
-            f"missing {_some(self.missing)}",
-            f"of another shape {_some(self.mismatched)}",
-            f"unexpected {_some(self.unexpected)}",
-            f"not needed {_some(self.expected)}",
-            *self.notes,
-        ]
-        return f"{self.source}: " + "; ".join(parts)
 
 
 def save_backbone(backbone: Backbone, path: str | Path, *, provenance: Mapping[str, Any]) -> None:
@@ -148,13 +88,18 @@ def load_weights(backbone: Backbone, path: str | Path, *, min_matched: float = 0
     if not 0 <= min_matched <= 1:
         raise ValueError(f"min_matched expects a share in [0, 1], got {min_matched}")
     wanted = backbone.model.state_dict()
-    candidates, description = _read(backbone, path)
+    candidates, description = (_timm_weights(backbone), {}) if str(path) == "timm" else read_weights(path)
     _check_origin(backbone, path, description)
-    label, prefix, tensors = _best_candidate(candidates, wanted)
+    label, prefix, tensors = best_candidate(candidates, wanted)
     report, loaded = _compare(backbone, tensors, wanted)
     report.source, report.prefix = str(path), prefix
     if prefix or label:
         report.notes.append(f"names taken from '{label}{prefix}'")
+    if any(_DETECTOR_PARTS & set(name.split(".")) for name in tensors):
+        report.notes.append(
+            "the file holds a whole detector and only its backbone was taken, neck and heads keep their values; "
+            f"detector: {path} takes them too"
+        )
     if report.fraction < min_matched:
         raise ValueError(f"{report}; expected at least {min_matched:.0%} matched for {backbone.name}")
     backbone.model.load_state_dict(loaded, strict=False)
@@ -190,12 +135,12 @@ def _compare(
     report.expected.sort()
     report.unexpected.sort()
     if report.resized:
-        report.notes.append(f"interpolated {_some(report.resized)}")
+        report.notes.append(f"interpolated {some(report.resized)}")
     report.matched_elements = sum(wanted[name].numel() for name in report.matched)
     counted = wanted.keys() - set(report.new)
     report.total_elements = sum(wanted[name].numel() for name in counted if not name.endswith(_COUNTER))
     if report.new:
-        report.notes.append(f"new {_some(report.new)}")
+        report.notes.append(f"new {some(report.new)}")
     return report, loaded
 
 
@@ -222,35 +167,6 @@ def _resize_positions(model: Any, given: Tensor, value: Tensor) -> Tensor:
     return resample_abs_pos_embed(given, list(model.patch_embed.grid_size), [side, side], prefix)
 
 
-def _read(backbone: Backbone, path: str | Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """Return what a file holds, a dictionary that may hold dictionaries of tensors, and its description."""
-    if str(path) == "timm":
-        import timm
-
-        try:
-            return timm.create_model(backbone.name, pretrained=True, num_classes=0).state_dict(), {}
-        except (RuntimeError, OSError, ValueError) as error:
-            raise ValueError(f"timm gives no weights for {backbone.name}: {_one_line(error)}") from error
-    if Path(path).suffix == ".safetensors":
-        return read_tensors(path)
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # many training scripts keep their arguments so
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, LookupError, ValueError) as error:
-        if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise ValueError(f"{path}: expected tensors only, it holds {code[1]}, which would run code") from error
-        raise ValueError(
-            f"{path}: expected a file of weights, it cannot be read as one ({_one_line(error)})"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: expected a dictionary of tensors, got {type(content).__name__}")
-    return content, {}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def _check_origin(backbone: Backbone, path: str | Path, description: Mapping[str, str]) -> None:
     if description.get("kind") != KIND:
         return
@@ -259,29 +175,6 @@ def _check_origin(backbone: Backbone, path: str | Path, description: Mapping[str
         raise ValueError(f"{path}: holds weights of {name}, expected those of {backbone.name}")
     if description["norm"] == "group" != backbone.norm:
         raise ValueError(f"{path}: was trained with norm: group, expected norm: {backbone.norm}; set norm: group")
-
-
-def _best_candidate(content: Mapping[str, Any], names: Collection[str]) -> tuple[str, str, dict[str, Tensor]]:
-    """Return of all dictionaries of tensors the one that fits best: where it lay, its prefix, tensors without it."""
-    best: tuple[int, str, str, dict[str, Tensor]] = (-1, "", "", {})
-    for label, tensors in _dictionaries(content, ""):
-        votes: Counter[str] = Counter()
-        for key in tensors:
-            parts = key.split(".")
-            for start in range(len(parts)):
-                if ".".join(parts[start:]) in names:
-                    votes["".join(f"{part}." for part in parts[:start])] += 1
-        prefix, count = max(votes.items(), key=lambda item: item[1], default=("", 0))
-        if count > best[0]:
-            best = (count, label, prefix, {key.removeprefix(prefix): value for key, value in tensors.items()})
-    return best[1:]
-
-
-def _dictionaries(content: Mapping[str, Any], label: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    yield label, {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and all(isinstance(inner, str) for inner in value):
-            yield from _dictionaries(value, f"{label}{key}: ")
 
 
 def _take_normalization(backbone: Backbone, description: Mapping[str, str]) -> str:
@@ -294,6 +187,10 @@ def _take_normalization(backbone: Backbone, description: Mapping[str, str]) -> s
     return f"input normalization {given.mean}, {given.std} {verb}"
 
 
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"{len(names)} ({shown})" if names else "0"
+def _timm_weights(backbone: Backbone) -> Mapping[str, Tensor]:
+    import timm
+
+    try:
+        return timm.create_model(backbone.name, pretrained=True, num_classes=0).state_dict()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ValueError(f"timm gives no weights for {backbone.name}: {one_line(error)}") from error
