@@ -227,6 +227,42 @@ def test_other_settings_are_refused_and_nothing_is_touched(uninterrupted, capsys
     assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == kept
 
 
+MORE = {"constant": {}, "multistep": {"milestones": [2]}, "cosine": {"restart_every": 2, "warmup_steps": 1}}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_a_finished_run_may_be_given_more_steps(name, tmp_path, no_report):
+    """Where the schedule does not depend on their number; it then equals a run that had them from the start."""
+    schedule = {"name": name, **MORE[name]}
+    config = write_config(tmp_path, PRETRAIN, schedule=schedule, train={"steps": 3, "ema_decay": 0.9})
+    assert visionlab("train", config) == 0
+    assert visionlab("train", config, "train.steps=5") == 0
+    assert visionlab("train", config, "train.steps=5", f"out={tmp_path / 'whole'}") == 0
+    found, expected = (read_file(tmp_path / out / "backbone.safetensors") for out in ("pretrain", "whole"))
+    assert found[0] == expected[0]
+    assert all(torch.equal(found[1][key], value) for key, value in expected[1].items())
+
+
+@pytest.mark.parametrize(("config", "words"), [(PRETRAIN, "weights="), (DETECT, "detector=")])
+def test_more_steps_that_would_change_those_done_are_refused_with_a_way_on(config, words, tmp_path, capsys, no_report):
+    path = write_config(tmp_path, config, schedule={"name": "cosine"})
+    assert visionlab("train", path) == 0
+    kept = {path: path.read_bytes() for path in (tmp_path / config["task"]).rglob("*") if path.is_file()}
+    assert visionlab("train", path, "train.steps=5") == 2
+    errors = capsys.readouterr().err
+    assert "train.steps was 3, is 5" in errors
+    assert f"new folder with {words}{tmp_path / config['task']}" in errors
+    assert errors.count("\n") == 1
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_fewer_steps_are_refused(tmp_path, capsys, no_report):
+    config = write_config(tmp_path, PRETRAIN)
+    assert visionlab("train", config) == 0
+    assert visionlab("train", config, "train.steps=2") == 2
+    assert "train.steps was 3, is 2" in capsys.readouterr().err
+
+
 def test_a_run_from_the_start_drops_the_evaluations_of_the_one_before(tmp_path, no_report):
     config = write_config(tmp_path, DETECT)
     assert visionlab("train", config) == 0

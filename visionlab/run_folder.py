@@ -21,6 +21,7 @@ from visionlab.config.schema import Detect, Pretrain
 
 # Settings that change where and how a run is done, but not what comes out: a run may be resumed with others.
 UNESSENTIAL = ("out.", "device.", "loader.workers.", "checkpoints.", "log.")
+STEPS = "train.steps"
 RECORDED = ("timm", "albumentations", "numpy", "pillow", "pycocotools")
 
 
@@ -58,8 +59,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def fingerprint(run: Pretrain | Detect) -> str:
-    """Return a text that changes with every setting that changes what a run computes."""
-    return hashlib.sha256(json.dumps(_essential(run), sort_keys=True).encode()).hexdigest()
+    """Return a text that changes with every setting that changes what a run computes in a given step."""
+    settings = {key: value for key, value in _essential(run).items() if key != STEPS}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _essential(run: Pretrain | Detect) -> dict[str, Any]:
@@ -80,10 +82,30 @@ def _changed_settings(run: Pretrain | Detect, folder: Path) -> list[str]:
     if not _can_resume(folder):
         return []
     try:
-        then, now = _essential(load(folder / "config.yaml")), _essential(run)
+        earlier = load(folder / "config.yaml")
     except ConfigError:
         return []  # made by another version; the checkpoint itself knows whether it fits
-    return [f"{key} was {then.get(key)}, is {now.get(key)}" for key in now | then if now.get(key) != then.get(key)]
+    then, now = _essential(earlier), _essential(run)
+    changed = {
+        key: f"{key} was {then.get(key)}, is {now.get(key)}" for key in now | then if now.get(key) != then.get(key)
+    }
+    if list(changed) == [STEPS]:
+        if _goes_on(earlier, run):
+            return []
+        key, file = ("weights", "backbone") if isinstance(run, Pretrain) else ("detector", "detector")
+        changed[STEPS] += (
+            "; a run can be given more steps where its schedule does not depend on their number: constant, multistep, "
+            f"cosine with restart_every; else go on in a new folder with {key}={folder / file}.safetensors"
+        )
+    return list(changed.values())
+
+
+def _goes_on(earlier: Pretrain | Detect, run: Pretrain | Detect) -> bool:
+    """Return whether a run of more steps would have done the steps of the earlier one at the same learning rates."""
+    if run.train.steps < earlier.train.steps:
+        return False
+    before, after = (each.schedule.build(each.train.steps) for each in (earlier, run))
+    return all(before(step) == after(step) for step in range(earlier.train.steps))
 
 
 def _can_resume(folder: Path) -> bool:

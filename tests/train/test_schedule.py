@@ -35,6 +35,7 @@ def warmed_cosine(optimizer):
         ),
         (cosine(50), lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=50)),
         (cosine(50, warmup_steps=10, warmup_factor=0.1, final_factor=0.02), warmed_cosine),
+        (cosine(50, restart_every=15), lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, T_0=15)),
         (multistep(50, milestones=[20, 40], gamma=0.3), lambda o: lr_scheduler.MultiStepLR(o, [20, 40], gamma=0.3)),
     ],
 )
@@ -58,6 +59,7 @@ def test_closed_forms():
         ("cosine", {"warmup_factor": 0.1}, "no effect without warmup_steps"),
         ("cosine", {"warmup_steps": 2, "warmup_factor": 1.0}, "warmup_factor: expected"),
         ("cosine", {"final_factor": 1.0}, "final_factor: expected"),
+        ("cosine", {"restart_every": 0}, "restart_every: expected at least 1"),
         ("multistep", {"milestones": []}, "milestones: expected rising"),
         ("multistep", {"milestones": [0, 5]}, "milestones: expected rising"),
         ("multistep", {"milestones": [5, 4]}, "milestones: expected rising"),

@@ -59,27 +59,31 @@ def constant(steps: int, *, warmup: Warmup) -> Schedule:
 
 
 @flat_settings
-def cosine(steps: int, *, warmup: Warmup, final_factor: float = 0.0) -> Schedule:
+def cosine(steps: int, *, warmup: Warmup, final_factor: float = 0.0, restart_every: int | None = None) -> Schedule:
     """Lower the learning rate along half a cosine, after the warmup, to ``final_factor`` at the end of the run.
 
     Args:
         steps: updates in the run.
         warmup: how it begins.
         final_factor: the factor after the last update, in [0, 1).
+        restart_every: updates after which the cosine begins anew, from 1; it then depends on nothing but the number of
+            the update, so that a finished run can be given more steps. By default there is one cosine for the run.
 
     Returns:
         The factor as a function of the number of the update, from 0.
 
-    Source: Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", arXiv:1608.03983, eq. 5,
-    without restarts.
+    Source: Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", arXiv:1608.03983, eq. 5.
     """
     warmup_steps = warmup.within(steps).warmup_steps
     check_in("[0, 1)", final_factor=final_factor)
+    check_at_least(1, restart_every=restart_every)
+    period = restart_every or steps - warmup_steps
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return warmup.factor(step)
-        progress = min(1.0, (step - warmup_steps) / (steps - warmup_steps))
+        done = step - warmup_steps
+        progress = done % period / period if restart_every else min(1.0, done / period)
         return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2
 
     return factor
