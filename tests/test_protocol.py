@@ -61,7 +61,7 @@ def test_norms_alone_may_differ(method):
 
 
 def backbone_of(run) -> dict[str, Any]:
-    return run.backbone.settings()
+    return run.backbone.arguments()
 
 
 def test_a_detector_is_built_on_the_layers_of_the_encoder(method, detect):

@@ -105,7 +105,7 @@ def compare(
     check_shared(runs)
     if measures.detect is not None:
         for run in runs.values():  # what a detector refuses is said before anything is trained
-            detector_run(measures.detect, run.backbone.settings())
+            detector_run(measures.detect, run.backbone.arguments())
     cells = _Cells(runs, out, measures)
     methods = [*REFERENCES, *runs]
     for seed in seeds:
@@ -166,7 +166,7 @@ class _Cells:
         kept = self.out / "backbones" / f"{folder.name}.safetensors"
         run = self.runs.get(method, self.base).model_copy(update={"seed": seed, "out": str(folder)})
         if method == "random":
-            backbone = random_backbone(run.backbone.settings(), seed)
+            backbone = random_backbone(run.backbone.arguments(), seed)
             save_backbone(backbone, kept, provenance={"method": method, "steps": 0, "images": 0})
             return {}
         device = distributed.choose_device(run.device)
@@ -191,7 +191,7 @@ class _Cells:
         views = Views.crops(self.measures.image_size, crop_scale=(0.3, 1.0))
         loader = run.loader.build(ViewSamples(data, views), run.seed, device.type == "cuda")
         optimizer, schedule, log, checkpoints = build.training(run, task, folder, fingerprint(run))
-        settings = run.train.settings()
+        settings = run.train.arguments()
         train(task, loader.batches, optimizer, schedule, log, checkpoints, device, seed=run.seed, **settings)
         provenance = {"method": "supervised", "steps": run.train.steps, "images": len(data)}
         save_backbone(backbone, folder / "backbone.safetensors", provenance=provenance)

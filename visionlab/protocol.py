@@ -74,7 +74,7 @@ def check_shared(runs: Mapping[str, Pretrain]) -> None:
 
 def norm_of(run: Pretrain) -> str:
     """Return in words what normalizes the features of a run's encoder: its ``norm_layer``, its ``norm``, or both."""
-    layer, norm = _norm_layer(run.backbone.settings()), run.backbone.norm
+    layer, norm = _norm_layer(run.backbone.arguments()), run.backbone.norm
     if layer is None:
         return norm
     return str(layer) if norm == "train" else f"{layer} {norm}"
@@ -111,7 +111,7 @@ def detector_run(path: Path, encoder: Mapping[str, Any], overrides: Sequence[str
         ValueError: extra levels cannot stand for the levels that the encoder has not, or the config holds faults.
     """
     run = load_run(path, "detect", [GIVEN_WEIGHTS, *overrides])
-    own = run.backbone.settings()
+    own = run.backbone.arguments()
     strides, missing = _split_levels(path, own, encoder)
     backbone = {
         **own,

@@ -83,7 +83,7 @@ def _pretrain(run: Pretrain, folder: Path, device: torch.device) -> None:
 
     # ---------------------------------------------------------------------------------------------------- train
     optimizer, schedule, log, checkpoints = build.training(run, task, folder, fingerprint(run))
-    train(task, loader.batches, optimizer, schedule, log, checkpoints, device, seed=run.seed, **run.train.settings())
+    train(task, loader.batches, optimizer, schedule, log, checkpoints, device, seed=run.seed, **run.train.arguments())
 
     # ----------------------------------------------------------------------------------------------------- keep
     if distributed.is_main():
@@ -124,7 +124,7 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
         evaluate=evaluate if data.val else None,
         save_best=save if data.val else None,
         seed=run.seed,
-        **run.train.settings(),
+        **run.train.arguments(),
     )
 
     # ----------------------------------------------------------------------------------------------------- keep

@@ -75,7 +75,7 @@ class Lab(Section):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         if self.warmup > self.steps:
             yield "warmup", f"no end, expected at most steps ({self.steps}), got {self.warmup}"
-        if self.weights and self.backbone.settings()["norm"] != "train":
+        if self.weights and self.backbone.arguments()["norm"] != "train":
             yield "backbone.norm", "no effect with weights"
 
 
@@ -127,7 +127,7 @@ def test_builds_what_it_says(read):
 
 
 def test_a_setting_called_name_is_no_choice(read):
-    assert read(GOOD, "backbone.name=anything").backbone.settings()["name"] == "anything"
+    assert read(GOOD, "backbone.name=anything").backbone.arguments()["name"] == "anything"
 
 
 def test_defaults_stand_in_the_resolved_config(read):
@@ -152,7 +152,7 @@ def test_defaults_stand_in_the_resolved_config(read):
     ],
 )
 def test_numbers(read, text, value):
-    lr = read(GOOD, f"optimizer.lr={text}").optimizer.settings()["lr"]
+    lr = read(GOOD, f"optimizer.lr={text}").optimizer.arguments()["lr"]
     assert lr == value
     assert isinstance(lr, float)
 
@@ -183,7 +183,7 @@ def test_text_stays_text(read, text):
 
 def test_what_an_override_sets(read):
     run = read(GOOD, "backbone={stages: [5, 6]}", "backbone.stages.1=7", "weights=", "steps=20", "steps=30")
-    assert run.backbone.settings()["stages"] == [5, 7]
+    assert run.backbone.arguments()["stages"] == [5, 7]
     assert (run.weights, run.steps) == (None, 30)
 
 

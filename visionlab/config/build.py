@@ -76,7 +76,7 @@ def labelled_loader(run: Detect, data: LabelledData, device: torch.device) -> tu
 def resize(run: Detect) -> dict[str, int]:
     """Return the settings of ``EvaluationResize`` for evaluation and prediction."""
     if run.resize is not None:
-        return run.resize.settings()
+        return run.resize.arguments()
     short_sides = run.transform.short_side
     short_side = short_sides if isinstance(short_sides, int) else max(short_sides)
     return {"short_side": short_side, "max_size": run.transform.max_size}
@@ -85,7 +85,7 @@ def resize(run: Detect) -> dict[str, int]:
 def validation_loader(run: Detect, data: LabelledData, resize: EvaluationResize, device: torch.device) -> EvalLoader:
     """Return the batches of the validation images, which ``data`` must have."""
     assert data.val is not None
-    return EvalLoader(DetectionSamples(data.val, resize), device.type == "cuda", **run.loader.settings())
+    return EvalLoader(DetectionSamples(data.val, resize), device.type == "cuda", **run.loader.arguments())
 
 
 def evaluator(run: Detect, data: LabelledData) -> DetectionEvaluator:

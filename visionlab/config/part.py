@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import or_
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
+from types import NoneType, SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
+from visionlab.choices import OneOf
 from visionlab.settings import groups_of
 
 
@@ -33,13 +34,16 @@ class Part(Section):
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def settings(self) -> dict[str, Any]:
-        """Return the keyword arguments this part is built with."""
-        return {key: value for key, value in self if not (key == "name" and self.chosen_by_name)}
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments this part is built with; sections inside it as dictionaries."""
+        plain = {key: value.model_dump() if isinstance(value, Part) else value for key, value in self}
+        if self.chosen_by_name:
+            del plain["name"]
+        return plain
 
     def build(self, *parts: Any) -> Any:
         """Call the constructor with the parts the program gives and the settings the config gave."""
-        return type(self).constructor(*parts, **self.settings())
+        return type(self).constructor(*parts, **self.arguments())
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +113,23 @@ def part_of(
     fields: dict[str, Any] = {} if name is None else {"name": (Literal[name], name if only else ...)}  # type: ignore[valid-type]
     for parameter in parameters:
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (hints[parameter.name], Field(default, description=helps.get(parameter.name)))
+        kind = hints[parameter.name]
+        for choice in (m for m in getattr(kind, "__metadata__", ()) if isinstance(m, OneOf)):
+            kind, default = _section_of(choice, kind, default)
+        fields[parameter.name] = (kind, Field(default, description=helps.get(parameter.name)))
     part = create_model(title, __base__=Part, __module__=constructor.__module__, __doc__=doc.split("\n\n")[0], **fields)
     part.constructor = staticmethod(constructor)
     part.chosen_by_name = name is not None
     return part
+
+
+def _section_of(choice: OneOf, kind: Any, default: Any) -> tuple[Any, Any]:
+    """Return the type and the default of a setting that is a choice from a table."""
+    section: Any = Annotated[Part, From(choice.table)]
+    if isinstance(default, Mapping):
+        default = TypeAdapter(section).validate_python(default)
+    optional = NoneType in get_args(get_args(kind)[0])
+    return (section | None if optional else section), default
 
 
 def argument_help(doc: str) -> dict[str, str]:

@@ -69,7 +69,7 @@ def refusals(name: str, section: Part, *parts: Any) -> Iterator[tuple[str, str]]
     check = CHECKS.get(type(section).constructor)
     try:
         if check:
-            check(*parts, **section.settings())
+            check(*parts, **section.arguments())
         else:
             _build(section, *parts)
     except ValueError as error:
