@@ -30,7 +30,7 @@ LEVELS ?= ,scalar
 sanitize: install
 	VISIONLAB_SANITIZE=address,undefined,float-cast-overflow VISIONLAB_CUDA=0 \
 		$(BIN)/python setup.py -q build --build-base build/sanitize --build-lib build/sanitize/lib
-	PYTHONPATH=build/sanitize/lib $(BIN)/python tools/fuzz_ops.py --sanitized --cases $(CASES) --levels $(LEVELS)
+	PYTHONPATH=build/sanitize/lib $(BIN)/python benchmarks/fuzz_ops.py --sanitized --cases $(CASES) --levels $(LEVELS)
 
 # Compiles and links the CPU library for 64-bit Arm. Nothing of it is run.
 cross-aarch64: install

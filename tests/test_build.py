@@ -93,7 +93,7 @@ def test_only_native_0_installs_without_the_library(checkout: Path):
     assert any(name.startswith("visionlab/configs/") and name.endswith(".yaml") for name in names)
     assert any(name.startswith("visionlab/eval/templates/") for name in names)
     assert "visionlab/ops/nms.py" in names
-    assert not any(name.startswith(("tests/", "tools/")) for name in names)
+    assert not any(name.startswith(("tests/", "tools/", "benchmarks/")) for name in names)
 
 
 @pytest.mark.skipif(not _native.cpu_library().loaded, reason="installed without the compiled operators")

@@ -12,13 +12,13 @@ FLOORS = [
     {"pretext", "predictor"},
     {"tasks"},
     {"config"},
-    {"run", "run_folder", "predict", "probe", "compare", "protocol", "study", "doctor"},
-    {"cli", "tools"},
+    {"run", "run_folder", "predict", "studies", "doctor"},
+    {"cli", "tools", "benchmarks"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
 MODULES = sorted(
     path
-    for folder in ("visionlab", "tools")
+    for folder in ("visionlab", "tools", "benchmarks")
     for path in (ROOT / folder).rglob("*.py")
     if path != ROOT / "visionlab" / "__init__.py"
 )
@@ -26,7 +26,7 @@ MODULES = sorted(
 
 def room_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[1] if parts[0] == "visionlab" else "tools"
+    return parts[1] if parts[0] == "visionlab" else parts[0]
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from visionlab.data.loader import collate_images
+from visionlab.data.samples import collate_images
 from visionlab.data.transforms import EvaluationResize
 from visionlab.models.detector import build_detector, save_detector
 from visionlab.predictor import Predictor, load_detector

@@ -174,7 +174,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _probe(options: argparse.Namespace) -> None:
-    from visionlab.probe import probe_files
+    from visionlab.studies.encoder_probes import probe_files
 
     probe_files(
         options.weights,
@@ -193,7 +193,7 @@ def _probe(options: argparse.Namespace) -> None:
 
 
 def _roi_probe(options: argparse.Namespace) -> None:
-    from visionlab.probe import probe_rois
+    from visionlab.studies.encoder_probes import probe_rois
 
     probe_rois(
         options.weights,
@@ -251,14 +251,14 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _quickstart(options: argparse.Namespace) -> int | None:
-    from visionlab.study import quickstart
+    from visionlab.studies.quickstart import quickstart
 
     return quickstart(options.out)
 
 
 def _study(options: argparse.Namespace) -> int | None:
     from visionlab.config.shipped import shipped
-    from visionlab.study import low_label_study
+    from visionlab.studies.low_labels import low_label_study
     from visionlab.train.guard import Interrupted
 
     try:
@@ -277,7 +277,7 @@ def _study(options: argparse.Namespace) -> int | None:
 
 
 def _compare(options: argparse.Namespace) -> int | None:
-    from visionlab.compare import Measures, compare
+    from visionlab.studies.compare import Measures, compare
     from visionlab.train.guard import Interrupted
 
     configs, overrides = _split(options.words)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from visionlab.data.images import read_image
-from visionlab.data.loader import collate_images
+from visionlab.data.samples import collate_images
 from visionlab.data.transforms import EvaluationResize
 from visionlab.models.detector import read_detector
 from visionlab.models.two_stage_detector import TwoStageDetector

@@ -18,7 +18,8 @@ from visionlab import distributed
 from visionlab.data import transport
 from visionlab.data.coco import CocoDataset
 from visionlab.data.folder import ImageFolder
-from visionlab.data.loader import DetectionSamples, EvalLoader, TrainLoader, ViewSamples, collate_images
+from visionlab.data.loader import EvalLoader, TrainLoader
+from visionlab.data.samples import DetectionSamples, ViewSamples, collate_images
 from visionlab.data.synthetic import write_synthetic
 from visionlab.data.transforms import DetectionTransform, EvaluationResize
 from visionlab.data.views import Views
@@ -245,7 +246,8 @@ ENDLESS = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs start without
 from visionlab.data.folder import ImageFolder
-from visionlab.data.loader import TrainLoader, ViewSamples
+from visionlab.data.loader import TrainLoader
+from visionlab.data.samples import ViewSamples
 from visionlab.data.views import Views
 
 samples = ViewSamples(ImageFolder(root=sys.argv[1]), Views.crops(24))

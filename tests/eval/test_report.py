@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from visionlab.eval.report import write_comparison, write_report
+from visionlab.eval.report import write_report
+from visionlab.eval.side_by_side import write_side_by_side
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -173,7 +174,7 @@ def test_some_pictures_stay_out(generated_run):
 def test_comparison(generated_run, weak_run, tmp_path):
     write_report(generated_run)
     row = {"": "AP, five seeds", "pretrained": "0.31 ± 0.02", "random <i>": "0.2"}
-    path = write_comparison(
+    path = write_side_by_side(
         {"pretrained": generated_run, "random <i>": weak_run},
         tmp_path / "comparisons" / "report.html",
         title="Does pretraining help?",
@@ -199,15 +200,15 @@ def test_comparison(generated_run, weak_run, tmp_path):
 
 def test_comparison_with_a_run_that_has_nothing_yet(generated_run, tmp_path):
     (tmp_path / "empty").mkdir()
-    page = Page(write_comparison({"a": generated_run, "b": tmp_path / "empty"}, tmp_path / "report.html"))
+    page = Page(write_side_by_side({"a": generated_run, "b": tmp_path / "empty"}, tmp_path / "report.html"))
     assert "b: metrics.jsonl is missing" in page.text
     assert "no pictures of the same images" in page.text
 
 
 def test_comparison_needs_runs(generated_run, tmp_path):
     with pytest.raises(ValueError, match="at least two runs"):
-        write_comparison({"a": generated_run}, tmp_path / "report.html")
+        write_side_by_side({"a": generated_run}, tmp_path / "report.html")
     with pytest.raises(ValueError, match="baseline must be one of"):
-        write_comparison({"a": generated_run, "b": generated_run}, tmp_path / "report.html", baseline="c")
+        write_side_by_side({"a": generated_run, "b": generated_run}, tmp_path / "report.html", baseline="c")
     with pytest.raises(ValueError, match="is not a folder"):
-        write_comparison({"a": generated_run, "b": tmp_path / "none"}, tmp_path / "report.html")
+        write_side_by_side({"a": generated_run, "b": tmp_path / "none"}, tmp_path / "report.html")

@@ -15,12 +15,13 @@ from visionlab.config.load import load
 from visionlab.config.shipped import shipped
 from visionlab.data.coco import CocoDataset
 from visionlab.data.folder import ImageFolder
-from visionlab.data.loader import EvalLoader, ViewSamples
+from visionlab.data.loader import EvalLoader
+from visionlab.data.samples import ViewSamples
 from visionlab.data.synthetic import write_synthetic
 from visionlab.pretext import PRETEXTS, Pretext
-from visionlab.probe import probe_files
 from visionlab.seeding import derive_seed
 from visionlab.structures import ViewBatch
+from visionlab.studies.encoder_probes import probe_files
 
 NAMES = [*PRETEXTS, "densecl"]
 BATCH = 8

@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 
 from visionlab.config.data import LabelledData
 from visionlab.config.schema import Common, Detect, Pretrain
-from visionlab.data.loader import DetectionSamples, EvalLoader, TrainLoader, ViewSamples
+from visionlab.data.loader import EvalLoader, TrainLoader
 from visionlab.data.problems import Problem
+from visionlab.data.samples import DetectionSamples, ViewSamples
 from visionlab.data.transforms import EvaluationResize
 from visionlab.data.views import ViewsLike
 from visionlab.eval.detection import DetectionEvaluator

@@ -1,147 +1,176 @@
-"""One report that compares several runs."""
+"""The table of a comparison of methods: every measure as a mean over seeds with its interval."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visionlab.eval.page import (
-    METRIC_TITLES,
-    Plot,
-    class_rows,
-    drawn,
-    embed_pictures,
-    format_duration,
-    format_score,
-    precision_plot,
-    write_page,
-)
+from markupsafe import Markup
+
+from visionlab.eval.dots import Panel, dot_plot
+from visionlab.eval.interval import Interval
+from visionlab.eval.page import Plot, drawn, write_page
 from visionlab.eval.plots import Line, line_plot
-from visionlab.eval.records import RunRecord, read_run
+
+Cell = Mapping[str, Any]
+"""Of one method and seed: ``probe`` and ``roi`` (level -> measure -> value), ``detection``, ``cost``; or ``failed``."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure.
+
+    Args:
+        title: what stands above it.
+        place: keys that lead to it in a cell.
+        scale: factor to the unit of the title.
+        digits: after the point.
+    """
+
+    title: str
+    place: tuple[str, ...]
+    scale: float = 100
+    digits: int = 1
+
+    def values(self, cells: Sequence[Cell]) -> list[float]:
+        """Return the values of the cells that have one."""
+        found: list[Any] = list(cells)
+        for key in self.place:
+            found = [each[key] for each in found if each.get(key) is not None]
+        return found
+
+    def interval(self, cells: Sequence[Cell]) -> Interval | None:
+        """Return mean and interval in the unit of the title; None where no cell has a value."""
+        values = [self.scale * value for value in self.values(cells)]
+        return Interval.of(values) if values else None
+
+    def text(self, cells: Sequence[Cell]) -> str:
+        """Return mean and interval; a dash where no cell has a value."""
+        interval = self.interval(cells)
+        return "–" if interval is None else interval.text(1, self.digits)
+
+
+DETECTION = [Column(name, ("detection", name)) for name in ("AP", "AP50")]
+COSTS = [
+    Column("minutes", ("cost", "seconds"), 1 / 60),
+    Column("images/s", ("cost", "images_per_second"), 1, 0),
+    Column("peak MB", ("cost", "megabytes"), 1, 0),
+]
 
 
 def write_comparison(
-    runs: Mapping[str, str | os.PathLike[str]],
-    path: str | os.PathLike[str],
+    results: Mapping[str, Sequence[Cell | None]],
+    path: Path,
     *,
-    title: str = "Comparison",
+    seeds: Sequence[int],
     description: Sequence[str] = (),
-    summary: Sequence[Mapping[str, Any]] = (),
-    baseline: str | None = None,
-    max_pictures: int = 6,
 ) -> Path:
-    """Write one report that compares the last evaluations of several runs, and a ``.json`` of the same name.
+    """Write one table and plots as HTML, and the table as ``.md`` and all numbers as ``.json`` of the same name.
 
     Args:
-        runs: label -> run folder.
-        path: the HTML file to write.
-        title: its heading.
-        description: paragraphs below the heading, such as what was held equal.
-        summary: rows of a first table, such as means over several seeds; the keys of the first row are the header.
-        baseline: the label to which differences are taken; the last one when not given.
-        max_pictures: how many validation images are shown.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        ValueError: if there are fewer than two runs, no such folder, or no such baseline.
+        results: method -> for each seed its cell, or None where it is missing.
+        path: the HTML file.
+        seeds: what the cells of a method belong to.
+        description: paragraphs above the table, such as what was held equal.
     """
-    path = Path(path)
-    if len(runs) < 2:
-        raise ValueError(f"a comparison needs at least two runs, got {list(runs)}")
-    baseline = list(runs)[-1] if baseline is None else baseline
-    if baseline not in runs:
-        raise ValueError(f"baseline must be one of {list(runs)}, got {baseline!r}")
-    records = {label: read_run(folder) for label, folder in runs.items()}
-    header = list(summary[0]) if summary else []
-    context = {
-        "title": title,
-        "description": description,
-        "summary_header": header,
-        "summary_rows": [[row.get(name, "") for name in header] for row in summary],
-        "warnings": [f"{label}, {line}" for label, record in records.items() for line in record.warnings],
-        **_compared_precision(records, baseline),
-        "labels": list(records),
-        "class_rows": class_rows([record.final for record in records.values()]),
-        "training_plots": _compared_training(records),
-        "validation": _compared_pictures(records, max_pictures),
-        "runs": [_run_link(label, record, path) for label, record in records.items()],
-        "notes": [f"{label}: {note}" for label, record in records.items() for note in record.notes],
-        "source": "the run folders",
-    }
-    data = {
-        "format": 1,
-        "title": title,
-        "summary": [dict(row) for row in summary],
-        "baseline": baseline,
-        "runs": {label: {"folder": _beside(path, r.folder), **r.to_json()} for label, r in records.items()},
-    }
-    return write_page(path, "comparison.html.j2", context, data)
-
-
-def _compared_precision(records: Mapping[str, RunRecord], baseline: str) -> dict[str, Any]:
-    finals = {label: record.final for label, record in records.items() if record.final}
-    if not finals:
-        return dict.fromkeys(("ap_header", "ap_rows", "ap_note", "ap_plots"))
-    reference = finals.get(baseline)
-    others = [label for label in finals if label != baseline] if reference else []
+    cells = {method: [cell for cell in row if cell and "failed" not in cell] for method, row in results.items()}
+    columns = _columns([cell for row in cells.values() for cell in row])
+    header = ["method", "seeds", *(column.title for column in columns)]
     rows = []
-    for name, title in METRIC_TITLES.items():
-        values = {label: getattr(metrics, name) for label, metrics in finals.items()}
-        differences = [_difference(values[label], values[baseline]) for label in others]
-        rows.append([title, *map(format_score, values.values()), *differences])
-    plots: list[Plot] = []
-    for iou in ("0.50", "0.75"):
-        curves = [Line(label, m.recall, m.precision[iou]) for label, m in finals.items() if iou in m.precision]
-        plots.append((f"Precision and recall at IoU {iou}, mean over classes", precision_plot(curves)))
-    header = ["", *finals, *(f"{label} − {baseline}" for label in others)]
-    note = "COCO box metrics of the last evaluation of each run, in percent."
-    return {"ap_header": header, "ap_rows": rows, "ap_note": note, "ap_plots": drawn(plots)}
-
-
-def _compared_training(records: Mapping[str, RunRecord]) -> list[Plot]:
-    ap, ap50 = ([Line(label, *r.evaluation_series(name)) for label, r in records.items()] for name in ("AP", "AP50"))
-    losses = [Line(label, *record.series("loss")) for label, record in records.items()]
-    rates = [Line(label, *record.series("lr")) for label, record in records.items()]
-    plots = [
-        ("AP", line_plot(ap, x_label="step", y_label="AP in percent", markers=True)),
-        ("AP, IoU 0.50", line_plot(ap50, x_label="step", y_label="AP50 in percent", markers=True)),
-        ("Loss", line_plot(losses, x_label="step", y_label="total loss", smooth=True)),
-        ("Learning rate", line_plot(rates, x_label="step", y_label="learning rate")),
+    for method, row in results.items():
+        numbers = [column.text(cells[method]) for column in columns]
+        rows.append([method, _count(row), *(numbers if cells[method] else ["missing"] * len(columns))])
+    failures = [
+        f"{method}, seed {seed}: {cell['failed']}"
+        for method, row in results.items()
+        for seed, cell in zip(seeds, row, strict=True)
+        if cell and "failed" in cell
     ]
+    warned = [
+        f"{method}, seed {cell['seed']}: {line}"
+        for method, row in cells.items()
+        for cell in row
+        for line in cell.get("warnings", [])
+    ]
+    note = (
+        "Means over seeds ± half of the Student-t 95 % interval; accuracies and AP in percent. Minutes, images/s and "
+        "peak MB are of training; peak MB is how far memory rose above what the process held before."
+    )
+    context = {
+        "title": "Comparison of methods",
+        "description": [*description, note],
+        "header": header,
+        "rows": rows,
+        "warnings": failures + warned,
+        "dots": _dots(cells),
+        "plots": _plots(cells),
+        "source": "the cells of a comparison",
+    }
+    data = {"format": 1, "seeds": list(seeds), "description": list(description), "cells": results}
+    page = write_page(path, "comparison.html.j2", context, data)
+    lines = [" | ".join(["", *row, ""]).strip() for row in (header, ["---", *["--:"] * (len(header) - 1)], *rows)]
+    path.with_suffix(".md").write_text("\n".join([*description, note, "", *lines]) + "\n", encoding="utf-8")
+    return page
+
+
+def levels_of(cells: Sequence[Cell], part: str) -> list[str]:
+    """Return the names of the levels that any cell has, in order."""
+    return list(dict.fromkeys(level for cell in cells for level in cell.get(part, {})))
+
+
+def _columns(cells: Sequence[Cell]) -> list[Column]:
+    columns = []
+    for part, measure, title in (
+        ("probe", "linear", "linear"),
+        ("probe", "knn", "k-NN"),
+        ("roi", "accuracy", "RoI"),
+        ("roi", "balanced", "RoI by class"),
+    ):
+        columns += [Column(f"{title}, {level}", (part, level, measure)) for level in levels_of(cells, part)]
+    return columns + [column for column in (*DETECTION, *COSTS) if any(column.place[0] in cell for cell in cells)]
+
+
+def _count(row: Sequence[Cell | None]) -> str:
+    done = sum(cell is not None and "failed" not in cell for cell in row)
+    failed = sum(cell is not None and "failed" in cell for cell in row)
+    text = str(done) if done == len(row) else f"{done} of {len(row)}"
+    return text + (f", {failed} diverged" if failed else "")
+
+
+def _dots(cells: Mapping[str, Sequence[Cell]]) -> Markup:
+    """Return a panel for each of AP, minutes, images/s and peak MB that any cell has."""
+    panels = []
+    for column in (DETECTION[0], *COSTS):
+        intervals = {method: column.interval(row) for method, row in cells.items()}
+        label = f"{column.title} in percent" if column in DETECTION else column.title
+        panels.append(Panel(label, {method: each for method, each in intervals.items() if each is not None}))
+    return dot_plot(list(cells), panels)
+
+
+def _plots(cells: Mapping[str, Sequence[Cell]]) -> list[Plot]:
+    """Return a line over the levels for each method and measure."""
+    everything = [cell for row in cells.values() for cell in row]
+    plots = []
+    for part, measure, title in (
+        ("probe", "linear", "Linear probe of images"),
+        ("probe", "knn", "Nearest neighbors of images"),
+        ("roi", "balanced", "Linear probe of boxes, mean over classes"),
+    ):
+        names = levels_of(everything, part)
+        lines = [_line(method, row, part, names, measure) for method, row in cells.items()]
+        svg = line_plot(lines, x_label="level", y_label="accuracy in percent", markers=True, x_names=names)
+        plots.append((title, svg))
     return drawn(plots)
 
 
-def _compared_pictures(records: Mapping[str, RunRecord], most: int) -> list[tuple[str, str]]:
-    """Return the pictures of the same images of every run, next to each other."""
-    files = {label: {path.name: path for path in record.validation} for label, record in records.items()}
-    shared = sorted(set.intersection(*(set(paths) for paths in files.values())))[:most]
-    pictures = []
-    for name in shared:
-        for label, record in records.items():
-            pictures += [(f"{label}: {stem}", uri) for stem, uri in embed_pictures(record, [files[label][name]])]
-    return pictures
-
-
-def _run_link(label: str, record: RunRecord, path: Path) -> dict[str, Any]:
-    report = record.folder / "report.html"
-    link = _beside(path, report) if report.exists() else ""
-    return {
-        "label": label,
-        "folder": _beside(path, record.folder),
-        "steps": record.last_step,
-        "time": format_duration(record.seconds),
-        "link": link,
-    }
-
-
-def _beside(path: Path, other: Path) -> str:
-    """Return where ``other`` is, seen from the folder of ``path``."""
-    return Path(os.path.relpath(other, path.parent)).as_posix()
-
-
-def _difference(value: float | None, reference: float | None) -> str:
-    return "–" if value is None or reference is None else f"{100 * (value - reference):+.1f}"
+def _line(method: str, cells: Sequence[Cell], part: str, levels: Sequence[str], measure: str) -> Line:
+    samples = [Column(level, (part, level, measure)).values(cells) for level in levels]
+    intervals = [(place, Interval.of(values)) for place, values in enumerate(samples) if values]
+    return Line(
+        method,
+        [place for place, _ in intervals],
+        [100 * interval.mean for _, interval in intervals],
+        [100 * interval.half_width for _, interval in intervals],
+    )

@@ -130,6 +130,13 @@ def read_run(folder: str | os.PathLike[str]) -> RunRecord:
     return record
 
 
+def last_scores(folder: Path) -> dict[str, float]:
+    """Return AP and AP50 of the last evaluation of a detector's run."""
+    last = sorted(path for path in (folder / "eval").glob("step_*.json") if path.stem.count("_") == 1)[-1]
+    metrics = json.loads(last.read_text())["metrics"]
+    return {name: metrics[name] for name in ("AP", "AP50")}
+
+
 def _read_text(record: RunRecord, name: str) -> str:
     try:
         return (record.folder / name).read_text(encoding="utf-8", errors="replace")

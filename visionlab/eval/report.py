@@ -1,4 +1,4 @@
-"""Reports, made from run folders alone: of one run here, of several in comparison.py."""
+"""Reports, made from run folders alone: of one run here, of several in side_by_side.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from visionlab.eval.comparison import write_comparison
 from visionlab.eval.page import (
     METRIC_TITLES,
     Plot,
@@ -25,8 +24,6 @@ from visionlab.eval.page import (
 )
 from visionlab.eval.plots import Line, line_plot
 from visionlab.eval.records import RunRecord, read_run
-
-__all__ = ["write_comparison", "write_report"]
 
 
 def write_report(run_folder: str | os.PathLike[str], *, max_pictures: int = 12) -> Path:

@@ -1,4 +1,4 @@
-"""What a run tells: a line of progress for the eye, and metrics.jsonl and TensorBoard events for later."""
+"""What a run records: metrics.jsonl and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.text import Text
 from torch import Tensor
 
 from visionlab import distributed
 from visionlab.checks import check_at_least
-
-SECONDS_BETWEEN_LINES = 10.0  # of progress, where the output is no terminal
+from visionlab.train.progress import ProgressDisplay
 
 
 class Log:
@@ -45,7 +41,7 @@ class Log:
         self.steps = steps
         self.every = every
         self._writes = distributed.is_main()
-        self._display = _Display(steps, console or Console()) if self._writes else None
+        self._display = ProgressDisplay(steps, console or Console()) if self._writes else None
         if tensorboard and find_spec("tensorboard") is None:
             raise ValueError("tensorboard: expected the package of that name, got none: pip install tensorboard")
         self._tensorboard = tensorboard
@@ -185,56 +181,6 @@ class Log:
                 if key != "step" and isinstance(value, int | float):
                     self._events.add_scalar(key, value, self._step)
             self._events.flush()
-
-
-class _Display:
-    """Progress on a console: one line that changes on a terminal, a new line now and then elsewhere."""
-
-    def __init__(self, steps: int, console: Console) -> None:
-        self._steps = steps
-        self._console = console
-        bar = [BarColumn(bar_width=20)] if console.width >= 110 else []
-        self._bar = Progress(
-            TextColumn("{task.completed}/{task.total}"),
-            *bar,
-            TextColumn("{task.description}", markup=False),
-            console=console,
-            auto_refresh=False,  # a thread that refreshes and workers that fork do not go together
-        )
-        self._drawn = -math.inf
-
-    @contextmanager
-    def shown(self, step: int) -> Iterator[None]:
-        self._first = step
-        self._start = perf_counter()
-        if not self._console.is_terminal:
-            yield
-            return
-        task = self._bar.add_task("", total=self._steps, completed=step)
-        with self._bar:
-            yield
-            self._bar.update(task, refresh=True)
-
-    def advance(self, step: int) -> None:
-        if self._bar.tasks and perf_counter() - self._drawn > 0.2:
-            self._drawn = perf_counter()
-            self._bar.update(self._bar.task_ids[0], completed=step, refresh=True)
-
-    def tell(self, row: dict[str, Any]) -> None:
-        step, now = row["step"], perf_counter()
-        left = (now - self._start) / max(1, step - self._first) * (self._steps - step)
-        text = (
-            f"loss {row['loss']:.4g}  lr {row['lr']:.3g}  {row['images_per_second']:.1f} images/s  "
-            f"data wait {row['data_wait']:.0%}  {timedelta(seconds=round(left))} left"
-        )
-        if self._bar.tasks:
-            self._bar.update(self._bar.task_ids[0], completed=step, description=text, refresh=True)
-        elif step == self._steps or now - self._drawn >= SECONDS_BETWEEN_LINES:
-            self._drawn = now
-            self.line(f"step {step}/{self._steps}  {text}")
-
-    def line(self, text: str, style: str = "") -> None:
-        self._console.print(Text(text, style), soft_wrap=True)
 
 
 def _truncate(path: Path, step: int) -> None:

@@ -17,19 +17,26 @@ from visionlab import distributed
 from visionlab.config import build
 from visionlab.config.schema import Pretrain
 from visionlab.data.class_folder import ClassFolder
-from visionlab.data.loader import ViewSamples
+from visionlab.data.samples import ViewSamples
 from visionlab.data.transforms import EvaluationResize
 from visionlab.data.views import Views
-from visionlab.eval.methods import write_methods
-from visionlab.eval.records import read_run
+from visionlab.eval.comparison import write_comparison
+from visionlab.eval.records import last_scores, read_run
 from visionlab.eval.roi_probe import roi_probe
 from visionlab.models.weights import read_backbone, save_backbone
-from visionlab.probe import box_features, encoder_of, probe_folder, random_backbone
-from visionlab.protocol import GIVEN_WEIGHTS, base_run, check_shared, count_images, detector_run, load_run, norm_of
 from visionlab.run import execute
 from visionlab.run_folder import fingerprint, make_folders, write_text
 from visionlab.seeding import derive_seed
-from visionlab.study import last_scores
+from visionlab.studies.encoder_probes import box_features, encoder_of, probe_folder, random_backbone
+from visionlab.studies.protocol import (
+    GIVEN_WEIGHTS,
+    base_run,
+    check_shared,
+    count_images,
+    detector_run,
+    load_run,
+    norm_of,
+)
 from visionlab.tasks.classify import ClassifyTask
 from visionlab.train.loop import train
 from visionlab.train.memory import MemoryRise
@@ -113,7 +120,7 @@ def compare(
             cells.do(method, seed)
     results = {method: [cells.read(method, seed) for seed in seeds] for method in methods}
     description = _description(runs, measures, results["supervised"])
-    page = write_methods(results, out / "compare.html", seeds=seeds, description=description)
+    page = write_comparison(results, out / "compare.html", seeds=seeds, description=description)
     Console().print(page.with_suffix(".md").read_text(encoding="utf-8"), markup=False, soft_wrap=True, highlight=False)
     Console().print(f"report: {page}", soft_wrap=True)
     return page

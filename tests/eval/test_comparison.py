@@ -2,7 +2,7 @@
 
 import json
 
-from visionlab.eval.methods import write_methods
+from visionlab.eval.comparison import write_comparison
 
 PROBE = {"pooled": {"knn": 0.25, "linear": 0.5}}
 
@@ -18,7 +18,7 @@ def test_costs_and_what_is_missing(tmp_path):
         "turns": [cell(0, None, 0.1), cell(1, None, 0.2)],
         "views": [None, {"failed": "nan"}],
     }
-    page = write_methods(results, tmp_path / "compare.html", seeds=[0, 1])
+    page = write_comparison(results, tmp_path / "compare.html", seeds=[0, 1])
     lines = [line.strip("| ").split(" | ") for line in (tmp_path / "compare.md").read_text().splitlines()]
     header = next(line for line in lines if line[0] == "method")
     rows = {line[0]: dict(zip(header, line, strict=False)) for line in lines if line[0] in results}
@@ -40,6 +40,6 @@ def test_costs_and_what_is_missing(tmp_path):
 
 
 def test_a_page_without_costs_has_no_plot_of_them(tmp_path):
-    page = write_methods({"random": [{"seed": 0, "probe": PROBE}]}, tmp_path / "compare.html", seeds=[0])
+    page = write_comparison({"random": [{"seed": 0, "probe": PROBE}]}, tmp_path / "compare.html", seeds=[0])
     assert "Detection and cost" not in page.read_text()
     assert "minutes |" not in (tmp_path / "compare.md").read_text()

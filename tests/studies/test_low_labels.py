@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from visionlab import study
 from visionlab.config.shipped import shipped
-from visionlab.study import low_label_study
+from visionlab.studies import low_labels
+from visionlab.studies.low_labels import low_label_study
 
 # AP by arm and learning rate; a seed adds a thousandth of itself, so that tuning seeds would stand out in the result.
 AP = {("pretrained", 0.01): 0.2, ("pretrained", 0.1): 0.4, ("random", 0.01): 0.3, ("random", 0.1): 0.1}
@@ -35,7 +35,7 @@ def runs(monkeypatch) -> list:
         (folder / "eval" / "step_00000300_results.json").write_text("[]")
         return folder
 
-    monkeypatch.setattr(study, "execute", execute)
+    monkeypatch.setattr(low_labels, "execute", execute)
     return done
 
 
@@ -84,7 +84,7 @@ def test_cells_that_are_there_are_not_done_again(runs, tmp_path):
 @pytest.fixture
 def fails(runs, monkeypatch):
     """Let the run of the random arm with seed 1 raise an error, and return what takes that back."""
-    whole = study.execute
+    whole = low_labels.execute
 
     def install(error: Exception):
         def execute(run):
@@ -93,8 +93,8 @@ def fails(runs, monkeypatch):
                 raise error
             return whole(run)
 
-        monkeypatch.setattr(study, "execute", execute)
-        return lambda: monkeypatch.setattr(study, "execute", whole)
+        monkeypatch.setattr(low_labels, "execute", execute)
+        return lambda: monkeypatch.setattr(low_labels, "execute", whole)
 
     return install
 
@@ -134,33 +134,3 @@ def test_tuning_seeds_are_not_reported(runs, tmp_path):
     with pytest.raises(ValueError, match=r"expected tuning seeds that are not reported, got \[2\]"):
         do(tmp_path, tuning_seeds=[2, 100])
     assert runs == []
-
-
-def test_the_quickstart_gives_both_arms_the_same_but_the_weights(tmp_path, monkeypatch, capsys):
-    asked = []
-
-    def execute_all(runs):
-        asked.extend(runs)
-        for run, ap in zip(runs, (None, 0.25, 0.125), strict=True):
-            (Path(run.out) / "eval").mkdir(parents=True)
-            metrics = {"step": 1, "metrics": {"AP": ap, "AP50": ap}}
-            (Path(run.out) / "eval" / "step_00000001.json").write_text(json.dumps(metrics))
-
-    monkeypatch.setattr(study, "execute_all", execute_all)
-    monkeypatch.setattr(study, "write_comparison", lambda folders, path, title: path)
-    assert study.quickstart(tmp_path) is None
-    pretrain, pretrained, random = asked
-    assert pretrained.weights == str(Path(pretrain.out) / "backbone.safetensors")
-    assert random.weights is None
-    differing = {"out", "weights", "optimizer"}  # each arm has the learning rate that is best for it
-    assert pretrained.model_dump(exclude=differing) == random.model_dump(exclude=differing)
-    assert pretrain.data.model_dump() == random.data.model_dump()
-    printed = capsys.readouterr().out
-    assert "25.0" in printed
-    assert "12.5" in printed
-    assert str(tmp_path / "report.html") in printed
-
-
-def test_a_quickstart_that_a_signal_stopped_has_its_exit_status(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "execute_all", lambda runs: 143)
-    assert study.quickstart(tmp_path) == 143

@@ -1,6 +1,6 @@
 """Build, test and time visionlab.ops on a machine with a GPU, in one go of at most eight minutes.
 
-    python tools/gpu_check.py
+    python benchmarks/gpu_check.py
 
 Needs torch with CUDA, nvcc and ninja. Writes one JSON and prints one table. Exit code: 0 if nothing failed, 1 if
 something did, 2 if there is no GPU. What could not be run is called skipped, with the reason.
@@ -73,17 +73,14 @@ def plan(out: Path, quick_tests: bool) -> list[Step]:
         (path for path in ("/usr/local/cuda/bin/compute-sanitizer",) if Path(path).exists()), None
     )
     tests = (python, "-m", "pytest", "-q", "-x", "-m", "cuda", "-p", "no:cacheprovider", "tests/ops")
+    benchmark = (python, "benchmarks/benchmark_ops.py", "--device=cuda", "--quick", f"--out={out / 'benchmark.json'}")
     memcheck = (str(sanitizer), "--tool", "memcheck", "--error-exitcode", "9", *section, "hostile", "4")
     steps = [
         Step("build", (python, "setup.py", "-q", "build_ext", "--inplace"), 200),
         *(Step(name, (*section, name), 60, verdict=True) for name in SECTIONS),
         Step("memcheck", memcheck, 90, "" if sanitizer else "there is no compute-sanitizer", True),
         Step("tests", tests, 150, "" if importlib.util.find_spec("pytest") else "pytest is not installed"),
-        Step(
-            "benchmark",
-            (python, "tools/benchmark_ops.py", "--device", "cuda", "--quick", "--out", str(out / "benchmark.json")),
-            120,
-        ),
+        Step("benchmark", benchmark, 120),
     ]
     return [step for step in steps if step.name != "tests"] if quick_tests else steps
 
@@ -145,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     (out / "benchmark.json").unlink(missing_ok=True)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = {**os.environ, "PYTHONPATH": path, "VISIONLAB_CUDA_ARCHS": gpu["arch"]}
     outcomes = []
     for step in plan(out, options.no_tests):

@@ -1,4 +1,4 @@
-"""tools/benchmark_pretrain.py runs on a handful of images."""
+"""benchmarks/benchmark_pretrain.py runs on a handful of images."""
 
 import sys
 from pathlib import Path

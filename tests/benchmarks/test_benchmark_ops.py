@@ -47,7 +47,7 @@ def call():
     return (torch.ones(10 * 2**18) * 2)[: 2**18].clone()  # two buffers of 10 MiB at once; returns 1 MiB
 print(measure.extra_memory(call, "cpu") / 2**20)
 """
-    settings = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}", "OMP_NUM_THREADS": "1"}
+    settings = {"PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True)
     assert float(done.stdout) == pytest.approx(20, abs=2), done.stderr
 

@@ -1,7 +1,7 @@
 """Time a detector's training step with this package's operators and with torchvision's, in turn.
 
-    python tools/benchmark_step.py               # Faster R-CNN, ResNet-50 and FPN, two images of 480 x 640
-    python tools/benchmark_step.py --threads 1
+    python benchmarks/benchmark_step.py               # Faster R-CNN, ResNet-50 and FPN, two images of 480 x 640
+    python benchmarks/benchmark_step.py --threads 1
 
 The same detector with the same weights on the same images and boxes; only the operators change places. A second row has
 deformable convolutions in the last three stages. One step is the losses, their gradients and an update.

@@ -11,11 +11,12 @@ import yaml
 from PIL import Image
 from tiny_runs import DETECT, PRETRAIN, visionlab, write_config
 
-from visionlab import compare, run
-from visionlab.compare import Measures
+from visionlab import run
 from visionlab.data.synthetic import write_synthetic
 from visionlab.eval.interval import Interval
 from visionlab.models.weights import read_backbone
+from visionlab.studies import compare
+from visionlab.studies.compare import Measures
 from visionlab.train.guard import NonFiniteError
 
 METHODS = {

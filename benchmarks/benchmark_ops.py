@@ -1,9 +1,9 @@
 """Measure visionlab.ops against torchvision.ops and against what the machine can do.
 
-    python tools/benchmark_ops.py                        # the whole table, about eleven minutes on two cores
-    python tools/benchmark_ops.py --ops nms,box_iou      # some operators
-    python tools/benchmark_ops.py --quick                # one case of each
-    python tools/benchmark_ops.py --page FILE.json       # put measured figures into BENCHMARKS.md
+    python benchmarks/benchmark_ops.py                        # the whole table, about eleven minutes on two cores
+    python benchmarks/benchmark_ops.py --ops nms,box_iou      # some operators
+    python benchmarks/benchmark_ops.py --quick                # one case of each
+    python benchmarks/benchmark_ops.py --page FILE.json       # put measured figures into BENCHMARKS.md
 
 Writes FILE.json and FILE.png. Both libraries run in one process on the same tensors, in turn; BENCHMARKS.md says how.
 """
@@ -84,7 +84,7 @@ def machine(plan, arguments: list[str]) -> dict:
         "torch": torch.__version__,
         "torchvision": torchvision_ops()[1],
         "python": platform.python_version(),
-        "command": " ".join(["python tools/benchmark_ops.py", *arguments]),
+        "command": " ".join(["python benchmarks/benchmark_ops.py", *arguments]),
         "date": date.today().isoformat(),
     }
 

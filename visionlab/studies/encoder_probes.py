@@ -16,7 +16,8 @@ from rich.table import Table
 from visionlab.checks import check_at_least
 from visionlab.data.class_folder import ClassFolder
 from visionlab.data.coco import CocoDataset
-from visionlab.data.loader import DetectionSamples, EvalLoader, ViewSamples
+from visionlab.data.loader import EvalLoader
+from visionlab.data.samples import DetectionSamples, ViewSamples
 from visionlab.data.transforms import EvaluationResize
 from visionlab.data.views import CenterCrop
 from visionlab.distributed import choose_device

@@ -12,7 +12,7 @@ from visionlab.config.load import load
 from visionlab.config.shipped import shipped, shipped_names
 from visionlab.models.backbone import Backbone
 from visionlab.models.weights import load_weights, save_backbone
-from visionlab.protocol import base_run, check_shared, detector_run, load_run, norm_of
+from visionlab.studies.protocol import base_run, check_shared, detector_run, load_run, norm_of
 
 CHANNELS = {"channels": [8, 16, 32, 64]}
 COMPARED = [name for name in shipped_names() if name.startswith("compare/") and name != "compare/detect.yaml"]

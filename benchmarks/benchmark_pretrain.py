@@ -1,8 +1,8 @@
 """Time pretraining: making the views alone, the model's step alone, and both together; SimCLR's step beside lightly's.
 
-    python tools/benchmark_pretrain.py DIR               # SimCLR at 96 pixels and jigsaw, ResNet-18, images of a folder
-    python tools/benchmark_pretrain.py DIR --workers 4   # processes that make views; the model has the other cores
-    python tools/benchmark_pretrain.py DIR --configs configs/compare/cifar/*.yaml   # steps of methods beside supervised
+    python benchmarks/benchmark_pretrain.py DIR              # SimCLR at 96 pixels and jigsaw, ResNet-18, on a folder
+    python benchmarks/benchmark_pretrain.py DIR --workers 4  # processes that make views; the model has the other cores
+    python benchmarks/benchmark_pretrain.py DIR --configs configs/compare/cifar/*.yaml  # methods beside supervised
 
 Together the two should be as fast as the slower of them alone; what views cost is said step by step. With lightly
 installed, a step of its SimCLR, its head and its loss, is timed in turn with ours, on the same encoder, views and
@@ -30,12 +30,13 @@ from operators.report import seconds, table
 from torch import nn
 
 from visionlab.data.folder import ImageFolder
-from visionlab.data.loader import TrainLoader, ViewSamples
+from visionlab.data.loader import TrainLoader
+from visionlab.data.samples import ViewSamples
 from visionlab.data.views import Views
 from visionlab.models.backbone import Backbone
 from visionlab.pretext import PRETEXTS, Pretext
-from visionlab.protocol import base_run, load_run
 from visionlab.structures import ViewBatch
+from visionlab.studies.protocol import base_run, load_run
 from visionlab.tasks.classify import ClassifyTask
 from visionlab.tasks.pretrain import PretrainTask
 from visionlab.train.task import Task

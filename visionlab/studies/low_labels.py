@@ -13,50 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from visionlab.config.load import load
-from visionlab.config.shipped import shipped
 from visionlab.eval.interval import Interval
-from visionlab.eval.report import write_comparison
-from visionlab.run import execute, execute_all
+from visionlab.eval.records import last_scores
+from visionlab.run import execute
 from visionlab.run_folder import fingerprint
 
 ARMS = ("pretrained", "random")
 METRICS = ("AP", "AP50")
-
-
-def quickstart(out: Path) -> int | None:
-    """Pretrain on generated images, finetune, do the same from random initialization, and compare.
-
-    Args:
-        out: the folder of the three runs and of the comparison.
-
-    Returns:
-        None, or the exit status of a run that a signal stopped.
-    """
-    console = Console()
-    names = ("pretrain", *ARMS)
-    files = {"pretrain": "pretrain", "pretrained": "detect", "random": "detect_from_random"}
-    folders = {name: out / name for name in names}
-    handed_on = {"pretrained": [f"weights={folders['pretrain'] / 'backbone.safetensors'}"]}
-    runs = [
-        load(
-            shipped(f"quickstart/{files[name]}.yaml"),
-            [f"out={folders[name]}", f"data.root={out / 'data'}", *handed_on.get(name, [])],
-        )
-        for name in names
-    ]
-    status = execute_all(runs)
-    if status:
-        return status
-    scores = {arm: last_scores(folders[arm]) for arm in ARMS}
-    table = Table("validation images: Faster R-CNN from a", "AP", "AP50")
-    for arm in ARMS:
-        table.add_row(f"{arm} backbone", *(f"{100 * scores[arm][metric]:.1f}" for metric in METRICS))
-    console.print(table)
-    report = write_comparison(
-        {arm: folders[arm] for arm in ARMS}, out / "report.html", title="Quickstart: pretrained or random backbone"
-    )
-    console.print(f"report: {report}", soft_wrap=True)
-    return None
 
 
 def low_label_study(
@@ -160,10 +123,3 @@ class _Cells:
 
     def _seeded(self, seed: int) -> list[str]:
         return [f"seed={seed}", f"data.seed={seed}", f"data.root={self.out / 'data' / f'seed{seed}'}"]
-
-
-def last_scores(folder: Path) -> dict[str, float]:
-    """Return AP and AP50 of the last evaluation of a detector's run."""
-    last = sorted(path for path in (folder / "eval").glob("step_*.json") if path.stem.count("_") == 1)[-1]
-    metrics = json.loads(last.read_text())["metrics"]
-    return {metric: metrics[metric] for metric in METRICS}

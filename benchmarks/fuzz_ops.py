@@ -1,7 +1,7 @@
 """Call every operator with random and hostile arguments, in processes of their own: one crash ends one of them.
 
-    python tools/fuzz_ops.py                                     # 1000 cases of each
-    python tools/fuzz_ops.py --ops nms --seed 0 --case 17        # one case again, as a failure prints it
+    python benchmarks/fuzz_ops.py                                     # 1000 cases of each
+    python benchmarks/fuzz_ops.py --ops nms --seed 0 --case 17        # one case again, as a failure prints it
     make sanitize                                                # 100000 of each, under the sanitizers
 
 A case depends on (seed, operator, number) alone. The level `scalar` runs the arithmetic of the CUDA kernels on the CPU.
@@ -43,7 +43,7 @@ class Task:
     def again(self, number: object, options: argparse.Namespace) -> str:
         level = f"VISIONLAB_SIMD={self.level} " if self.level else ""
         sanitized = " --sanitized" if options.sanitized else ""
-        return f"{level}python tools/fuzz_ops.py{sanitized} --ops {self.op} --seed {options.seed} --case {number}"
+        return f"{level}python benchmarks/fuzz_ops.py{sanitized} --ops {self.op} --seed {options.seed} --case {number}"
 
 
 def environment(level: str, sanitized: bool) -> dict[str, str]:

@@ -13,7 +13,7 @@ from visionlab.data.class_folder import ClassFolder
 from visionlab.data.synthetic import write_synthetic
 from visionlab.models.backbone import Backbone
 from visionlab.models.weights import save_backbone
-from visionlab.probe import probe_folder
+from visionlab.studies.encoder_probes import probe_folder
 
 
 @pytest.fixture(scope="module")

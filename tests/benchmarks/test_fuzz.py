@@ -58,7 +58,7 @@ def test_an_infinite_answer_to_finite_input_is_noticed(monkeypatch: pytest.Monke
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
-    script = str(ROOT / "tools" / "fuzz_ops.py")
+    script = str(ROOT / "benchmarks" / "fuzz_ops.py")
     return subprocess.run([sys.executable, script, *arguments], cwd=ROOT, capture_output=True, text=True,
                           env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
 

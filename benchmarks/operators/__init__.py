@@ -1,0 +1,1 @@
+"""What the commands beside this folder share: benchmark cases, measuring, fuzzing, checks on a GPU."""

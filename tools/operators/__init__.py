@@ -1,1 +1,0 @@
-"""What the tools around the operators share: benchmark cases, measuring, fuzzing, checks on a GPU."""

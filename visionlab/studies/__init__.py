@@ -1,0 +1,1 @@
+"""Many runs: an example of three, studies over seeds, and probes of many encoders."""
