@@ -90,6 +90,10 @@ class FastRCNNHead(RoIHead):
         for layer in (self.fc1, self.fc2, self.classes, self.offsets):
             nn.init.zeros_(layer.bias)
 
+    def class_blocks(self) -> dict[str, int]:
+        """Return the last two layers; see ``RoIHead.class_blocks``."""
+        return {"classes.weight": 1, "classes.bias": 1, "offsets.weight": 0, "offsets.bias": 0}
+
     def predict(self, features: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Look at RoIs; see ``RoIHead.predict``. Maps beyond those of ``strides`` are not looked at."""
         pooled = pool_rois(

@@ -73,6 +73,15 @@ class RoIHead(nn.Module, ABC):
         self.max_detections = max_detections
 
     @abstractmethod
+    def class_blocks(self) -> dict[str, int]:
+        """Say which tensors hold something of each class, so that a head of other classes can take over some of them.
+
+        Returns:
+            For the name of each tensor whose first dimension is one block of rows for each class, in the order of
+            labels, how many blocks come after these: 1 where background has one, else 0. All blocks are of one size.
+        """
+
+    @abstractmethod
     def predict(self, features: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
         """Look at RoIs.
 
