@@ -90,8 +90,8 @@ CHOICES = {
     "visionlab.pretext.PRETEXTS": """
         cpc dim instance_discrimination jigsaw moco patch_position rotation simclr vicreg
     """,
-    "visionlab.config.data.PRETRAIN_DATA": "coco folder synthetic",
-    "visionlab.config.data.DETECT_DATA": "coco synthetic",
+    "visionlab.data.sources.PRETRAIN_DATA": "coco folder synthetic",
+    "visionlab.data.sources.DETECT_DATA": "coco synthetic",
     "visionlab.models.detector.NECKS": "fpn simple_pyramid",
     "visionlab.train.optim.OPTIMIZERS": "adamw sgd",
     "visionlab.train.schedule.SCHEDULES": "constant cosine multistep",

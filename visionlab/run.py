@@ -14,9 +14,9 @@ from rich.table import Table
 
 from visionlab import distributed
 from visionlab.config import build
-from visionlab.config.data import LabelledData
 from visionlab.config.schema import Detect, Pretrain
 from visionlab.data.problems import Problem
+from visionlab.data.sources import LabelledData
 from visionlab.data.transforms import EvaluationResize
 from visionlab.eval.coco_map import CocoMetrics
 from visionlab.eval.drawing import draw_views, save_jpeg

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch.optim import Optimizer
 
-from visionlab.config.data import LabelledData
 from visionlab.config.schema import Common, Detect, Pretrain
 from visionlab.data.loader import EvalLoader, TrainLoader
 from visionlab.data.problems import Problem
 from visionlab.data.samples import DetectionSamples, ViewSamples
+from visionlab.data.sources import LabelledData
 from visionlab.data.transforms import EvaluationResize
 from visionlab.data.views import ViewsLike
 from visionlab.eval.detection import DetectionEvaluator

@@ -107,7 +107,8 @@ def part_of(
     # Only the settings are resolved: what stands before the star may be known to type checkers alone.
     holder = SimpleNamespace(__annotations__={p.name: p.annotation for p in parameters})
     hints = get_type_hints(holder, globalns=inspect.unwrap(function).__globals__, include_extras=True)
-    docs = [*(inspect.getdoc(group.kind) or "" for group in groups_of(constructor).values()), doc]
+    kinds = [kind for group in groups_of(constructor).values() for kind in reversed(group.kind.__mro__)]
+    docs = [*(inspect.getdoc(kind) or "" for kind in kinds), doc]
     helps = reduce(or_, map(argument_help, [*docs, inspect.getdoc(function) or ""]))
 
     fields: dict[str, Any] = {} if name is None else {"name": (Literal[name], name if only else ...)}  # type: ignore[valid-type]

@@ -10,27 +10,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from visionlab.config.data import UnlabelledCoco, check_labelled, coco, synthetic, synthetic_unlabelled
 from visionlab.config.part import Part
-from visionlab.data.coco import check_coco
-from visionlab.data.folder import ImageFolder, check_folder
-from visionlab.data.synthetic import check_synthetic
+from visionlab.data.sources import DETECT_DATA, PRETRAIN_DATA
 from visionlab.models.backbone import Backbone, check_backbone
+from visionlab.settings import check_groups
 from visionlab.train.loop import check_training, train
 from visionlab.train.optim import adamw, check_optimizer, sgd
 
 # The constructors that need files, or seconds, and what they themselves call first. All others are simply built.
 CHECKS: dict[Callable[..., Any], Callable[..., None]] = {
-    ImageFolder: check_folder,
-    UnlabelledCoco: check_coco,
-    coco: check_labelled,
-    synthetic: check_synthetic,
-    synthetic_unlabelled: check_synthetic,
     Backbone: check_backbone,
     train: check_training,
     sgd: check_optimizer,
     adamw: check_optimizer,
 }
+# Those that need files to be called, and whose groups of settings refuse all that can be refused without.
+READERS = {*PRETRAIN_DATA.values(), *DETECT_DATA.values()}
 STRIDES = [4, 8, 16, 32]  # of most backbones
 WIDTH = 256
 
@@ -66,9 +61,12 @@ def refusals(name: str, section: Part, *parts: Any) -> Iterator[tuple[str, str]]
         section: the settings.
         parts: what the program gives the constructor, or something that stands for it.
     """
-    check = CHECKS.get(type(section).constructor)
+    constructor = type(section).constructor
+    check = CHECKS.get(constructor)
     try:
-        if check:
+        if constructor in READERS:
+            check_groups(constructor, section.arguments())
+        elif check:
             check(*parts, **section.arguments())
         else:
             _build(section, *parts)

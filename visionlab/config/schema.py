@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from visionlab.config.data import DETECT_DATA, PRETRAIN_DATA
 from visionlab.config.part import From, Part, Section
 from visionlab.config.refusals import FOLDER, SAMPLES, detector_refusals, pretext_refusals, refusals
 from visionlab.data.loader import TrainLoader
+from visionlab.data.sources import DETECT_DATA, PRETRAIN_DATA
 from visionlab.data.transforms import DetectionTransform, EvaluationResize
 from visionlab.eval.detection import DetectionEvaluator
 from visionlab.models.backbone import Backbone
@@ -124,12 +124,6 @@ class Detect(Common):
 
     def _validation_conflicts(self) -> Iterator[tuple[str, str]]:
         data = self.data
-        if data.val_fraction is not None and data.val_annotations is not None:
-            yield "data.val_fraction", "expected either val_fraction or val_annotations, got both"
-        if data.val_fraction is None and data.split_seed:
-            yield "data.split_seed", "no effect without val_fraction"
-        if data.val_annotations is None and data.val_images is not None:
-            yield "data.val_images", "no effect without val_annotations"
         if data.val_annotations is None and data.val_fraction is None:
             missing = "without images to evaluate on: data.val_annotations or data.val_fraction"
             if self.train.evaluate_every is not None:

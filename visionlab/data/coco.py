@@ -1,4 +1,4 @@
-"""Labelled images: a COCO json and the folder of its images, as training and evaluation need them."""
+"""Labelled images: content in COCO's form and the folder of its images, as training and evaluation need them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlab.checks import check_at_least
+from visionlab.data.annotated import AnnotatedPart
 from visionlab.data.coco_check import CheckedImage, CocoCheck
-from visionlab.data.coco_json import check_classes, is_id, map_categories, read_coco
+from visionlab.data.coco_json import is_id, map_categories, read_coco
 from visionlab.data.images import ImageError, read_image_by_policy
 from visionlab.data.problems import Policy, Problem, fail_on, summarize
+from visionlab.data.selection import LabelSelection, Selection
 from visionlab.data.split import choose
+from visionlab.settings import flat_settings
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Record:
         boxes: ``(N, 4)`` float32, ``x1, y1, x2, y2``, inside the image and never without area.
         labels: ``(N,)`` int64, indices into the dataset's ``classes``.
         crowd: ``(N,)`` bool.
+        difficult: ``(N,)`` bool, what VOC marks as hard to recognize; never set in COCO json.
     """
 
     file: str
@@ -38,10 +41,11 @@ class Record:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
+    difficult: NDArray[np.bool_]
 
 
 class CocoDataset:
-    """The images of a COCO json with their boxes.
+    """The images of a COCO json, or of other content in its form, with their boxes.
 
     Official files are read unchanged: ids with gaps, crowd regions, polygons, RLE, images without annotations. Every
     fault is named in ``problems`` and handled by ``policy``; ``visionlab.data.problems.KINDS`` says what the faults are
@@ -54,13 +58,11 @@ class CocoDataset:
     Evaluation hands ``ground_truth`` to pycocotools and turns label ``k`` into ``category_ids[k]``.
 
     Args:
+        part: what a source read; give either this or a json with the folder of its images.
         annotations: the COCO json.
         images: the folder that the json's file names start from.
-        classes: the category names to use, in the order of labels; by default all of them, in the order of their ids.
-        policy: what to do with faults: repair what can be repaired and leave out the rest | skip, that is leave out
-            every faulty annotation or image | fail with a message that names them.
-        keep_empty: keep images without a box.
-        limit: use this many images, a fixed choice that grows with the limit; all by default.
+        labels: which classes are used, and whether images without a box are.
+        selection: which images are used, and what is done with faulty ones.
         check_files: read every image's header first (below a millisecond each) to find missing files and wrong sizes;
             without it such faults show when images are loaded.
 
@@ -69,6 +71,8 @@ class CocoDataset:
             or, under the policy ``fail``, anything is at fault.
     """
 
+    source: str
+    images: str
     classes: list[str]
     category_ids: list[int]
     records: list[Record]
@@ -76,39 +80,45 @@ class CocoDataset:
     policy: Policy
     ground_truth: dict[str, Any]
 
+    @flat_settings
     def __init__(
         self,
+        part: AnnotatedPart | None = None,
         *,
-        annotations: str,
-        images: str,
-        classes: list[str] | None = None,
-        policy: Policy = "repair",
-        keep_empty: bool = True,
-        limit: int | None = None,
+        annotations: str | None = None,
+        images: str | None = None,
+        labels: LabelSelection,
+        selection: Selection,
         check_files: bool = True,
     ) -> None:
-        check_coco(classes=classes, limit=limit)
-        content = read_coco(annotations)
-        self.classes, self.category_ids = map_categories(content["categories"], classes, annotations)
+        if part is None:
+            if annotations is None or images is None:
+                raise ValueError("expected the content of a dataset, or annotations and images, got neither")
+            part = AnnotatedPart(read_coco(annotations), images, annotations)
+        elif annotations is not None or images is not None:
+            raise ValueError("expected the content of a dataset, or annotations and images, got both")
+        content, source, policy = part.content, part.source, selection.policy
+        self.source, self.images = source, part.images
+        self.classes, self.category_ids = map_categories(content["categories"], labels.classes, source)
         self.policy = policy
         check = CocoCheck(
             content,
-            source=annotations,
-            folder=images,
+            source=source,
+            folder=part.images,
             category_ids=self.category_ids,
             policy=policy,
             check_files=check_files,
         )
-        self.problems = check.problems
-        fail_on([p for p in self.problems if policy == "fail" or p.kind == "corner-boxes"], annotations)
-        chosen = [image for image in check.images if keep_empty or image.boxes]
+        self.problems = [*part.problems, *map(part.placed, check.problems)]
+        fail_on([p for p in self.problems if policy == "fail" or p.kind == "corner-boxes"], source)
+        chosen = [image for image in check.images if labels.keep_empty or image.boxes]
         if not chosen:
             why = summarize(self.problems) or "no image has a box of these classes"
             first = f"; the first: {self.problems[0]}" if self.problems else ""
             count = len(content["images"])
-            raise ValueError(f"{annotations} with {images}: none of {count} images remains: {why}{first}")
-        if limit is not None:
-            chosen = choose(chosen, limit, key=lambda image: image.entry["file_name"])
+            raise ValueError(f"{source} with {part.images}: none of {count} images remains: {why}{first}")
+        if selection.limit is not None:
+            chosen = choose(chosen, selection.limit, key=lambda image: image.entry["file_name"])
         self.records = [_record(image, self.category_ids) for image in chosen]
         self.ground_truth = _ground_truth(content, chosen, self.category_ids)
 
@@ -131,13 +141,6 @@ class CocoDataset:
         return pixels, record
 
 
-def check_coco(*, classes: list[str] | None = None, limit: int | None, **_others: Any) -> None:
-    """Refuse the settings of a ``CocoDataset`` that no file can make right."""
-    if classes is not None:
-        check_classes(classes)
-    check_at_least(1, limit=limit)
-
-
 def _record(image: CheckedImage, category_ids: Sequence[int]) -> Record:
     assert image.size is not None
     labels = {number: label for label, number in enumerate(category_ids)}
@@ -149,6 +152,7 @@ def _record(image: CheckedImage, category_ids: Sequence[int]) -> Record:
         boxes=np.array(image.boxes, dtype=np.float32).reshape(-1, 4),
         labels=np.array([labels[number] for number in image.categories], dtype=np.int64),
         crowd=np.array(image.crowd, dtype=bool),
+        difficult=np.array(image.difficult, dtype=bool),
     )
 
 

@@ -36,6 +36,7 @@ class CheckedImage:
         boxes: sound or mended boxes, inside the image, ``x1, y1, x2, y2`` in pixels.
         categories: the category id of each box.
         crowd: whether each box is a crowd region.
+        difficult: whether each box is marked as hard to recognize, as VOC does.
         truth: the annotations that count in evaluation, where what a policy does to boxes is not done.
     """
 
@@ -48,6 +49,7 @@ class CheckedImage:
     boxes: list[Box] = field(default_factory=list)
     categories: list[int] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
+    difficult: list[bool] = field(default_factory=list)
     truth: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -183,6 +185,7 @@ class CocoCheck:
                 image.boxes.append(clip_box(box, image.size))
                 image.categories.append(entry["category_id"])
                 image.crowd.append(is_crowd(entry))
+                image.difficult.append(entry.get("difficult") in (1, "1"))
 
 
 def _stated_size(entry: dict[str, Any]) -> tuple[int, int] | None:

@@ -5,18 +5,46 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlab.checks import check_at_least
 from visionlab.data.images import ImageError, file_problem, read_image_by_policy, read_image_sizes
 from visionlab.data.problems import Policy, Problem, fail_on
+from visionlab.data.selection import Selection
 from visionlab.data.split import choose
+from visionlab.settings import Settings, flat_settings
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif", ".mpo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderFiles(Settings):
+    """Which files a dataset of plain images has.
+
+    Args:
+        root: a folder, or several; give either this or ``list_file``.
+        list_file: a text file with one image path per line, absolute or relative to the list's folder; blank lines and
+            lines that start with # are passed over.
+        recursive: look into folders inside the roots too.
+        extensions: the suffixes that make a file an image, in either case.
+    """
+
+    root: str | list[str] | None = None
+    list_file: str | None = None
+    recursive: bool = True
+    extensions: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.root is None) == (self.list_file is None):
+            got = "neither" if self.root is None else "both"
+            raise ValueError(f"expected either root or list_file, got {got}")
+        if self.root is not None and not self.root:
+            raise ValueError(f"root: expected at least one folder, got {self.root!r}")
+        if self.list_file is not None and (not self.recursive or self.extensions is not None):
+            raise ValueError("recursive and extensions choose files under root; they have no effect on a list_file")
 
 
 class ImageFolder:
@@ -27,14 +55,9 @@ class ImageFolder:
     ``fail``, stop the construction.
 
     Args:
-        root: a folder, or several; give either this or ``list_file``.
-        list_file: a text file with one image path per line, absolute or relative to the list's folder; blank lines and
-            lines that start with # are passed over.
-        recursive: look into folders inside the roots too.
-        extensions: the suffixes that make a file an image, in either case.
-        limit: use this many images, a fixed choice that grows with the limit; all by default.
-        policy: what to do with faulty files: repair | skip | fail. Under ``repair`` a damaged file gives what can be
-            decoded of it.
+        where: the folders or the list that name the files.
+        selection: which images are used, and what is done with faulty ones. Under ``repair`` a damaged file gives what
+            can be decoded of it.
         check_files: read every file's header first (below a millisecond each); without it faults show when
             files are loaded.
 
@@ -43,24 +66,15 @@ class ImageFolder:
             is at fault.
     """
 
-    def __init__(
-        self,
-        *,
-        root: str | list[str] | None = None,
-        list_file: str | None = None,
-        recursive: bool = True,
-        extensions: list[str] | None = None,
-        limit: int | None = None,
-        policy: Policy = "repair",
-        check_files: bool = True,
-    ) -> None:
-        check_folder(root=root, list_file=list_file, recursive=recursive, extensions=extensions, limit=limit)
-        if list_file is not None:
-            source, files = list_file, read_list(list_file)
+    @flat_settings
+    def __init__(self, *, where: FolderFiles, selection: Selection, check_files: bool = True) -> None:
+        if where.list_file is not None:
+            source, files = where.list_file, read_list(where.list_file)
         else:
-            roots = [root] if isinstance(root, str) else list(root or ())
-            source, files = ", ".join(roots), find_images(roots, recursive=recursive, extensions=extensions)
-        self.policy: Policy = policy
+            roots = [where.root] if isinstance(where.root, str) else list(where.root or ())
+            source, files = ", ".join(roots), find_images(roots, recursive=where.recursive, extensions=where.extensions)
+        limit = selection.limit
+        self.policy: Policy = selection.policy
         self.problems: list[Problem] = []
         if check_files:
             files = self._checked(files, source)
@@ -90,25 +104,6 @@ class ImageFolder:
                 report the message and take the next image that loads.
         """
         return read_image_by_policy(self.files[index], self.policy)
-
-
-def check_folder(
-    *,
-    root: str | list[str] | None,
-    list_file: str | None,
-    recursive: bool,
-    extensions: list[str] | None,
-    limit: int | None,
-    **_others: Any,
-) -> None:
-    """Refuse the settings of an ``ImageFolder`` that no file can make right."""
-    if (root is None) == (list_file is None):
-        raise ValueError("expected either root or list_file, got " + ("neither" if root is None else "both"))
-    if root is not None and not root:
-        raise ValueError(f"root: expected at least one folder, got {root!r}")
-    if list_file is not None and (not recursive or extensions is not None):
-        raise ValueError("recursive and extensions choose files under root; they have no effect on a list_file")
-    check_at_least(1, limit=limit)
 
 
 def find_images(roots: Sequence[str], *, recursive: bool = True, extensions: Sequence[str] | None = None) -> list[str]:

@@ -42,6 +42,7 @@ class Problem:
         image_id: the image's id in the json.
         annotation_id: the annotation's id in the json.
         action: what was done about it, such as "clipped" or "left out"; empty if nothing was.
+        place: where the annotation stands if it is not in a json, such as "labels/a.txt, line 3".
     """
 
     kind: str
@@ -50,9 +51,11 @@ class Problem:
     image_id: int | None = None
     annotation_id: int | str | None = None
     action: str = ""
+    place: str = ""
 
     def __str__(self) -> str:
-        where = self.file if self.annotation_id is None else f"{self.file}, annotation {self.annotation_id}"
+        place = self.place or ("" if self.annotation_id is None else f"annotation {self.annotation_id}")
+        where = f"{self.file}, {place}" if place else self.file
         return f"{where}: {self.kind}: {self.detail}" + (f" ({self.action})" if self.action else "")
 
 

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from visionlab.checks import check_at_least
 from visionlab.data.creatures import CREATURES, DARK, Part, blob, deform, limb
 from visionlab.seeding import derive_seed
+from visionlab.settings import Settings, flat_settings
 
 # Scenes are drawn in integers at twice their size and averaged down: the same bytes on every CPU, soft edges, and boxes
 # that are exact to half a pixel.
@@ -233,20 +233,34 @@ def draw_scene(seed: int, *, size: int = 128) -> tuple[np.ndarray, list[SceneObj
     return cv2.resize(scene.canvas, (size, size), interpolation=cv2.INTER_AREA), objects
 
 
-def check_synthetic(*, unlabelled: int, labelled: int, validation: int, image_size: int, **_others: Any) -> None:
-    """Refuse numbers of images, and sizes, that cannot be drawn."""
-    check_at_least(0, unlabelled=unlabelled, labelled=labelled, validation=validation)
-    check_at_least(MIN_SIZE, image_size=image_size)
+@dataclass(frozen=True, kw_only=True)
+class SyntheticSettings(Settings):
+    """How much of the embedded dataset is drawn.
+
+    Args:
+        unlabelled: number of images without labels, to pretrain on.
+        labelled: number of training images with labels.
+        validation: number of labelled images to evaluate on; the three parts come from disjoint seeds.
+        image_size: side of an image in pixels.
+        seed: another seed, other images.
+    """
+
+    unlabelled: int
+    labelled: int
+    validation: int
+    image_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least(0, unlabelled=self.unlabelled, labelled=self.labelled, validation=self.validation)
+        check_at_least(MIN_SIZE, image_size=self.image_size)
 
 
+@flat_settings
 def write_synthetic(
     folder: str | Path,
     *,
-    unlabelled: int,
-    labelled: int,
-    validation: int,
-    image_size: int = 128,
-    seed: int = 0,
+    amount: SyntheticSettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the embedded dataset: JPEG in ``unlabelled/``, ``train/`` and ``val/``, COCO json in ``annotations/``.
@@ -255,19 +269,15 @@ def write_synthetic(
 
     Args:
         folder: where to write; must not exist, be empty, or hold what was written with the same settings.
-        unlabelled: number of images without labels, to pretrain on.
-        labelled: number of training images with labels.
-        validation: number of labelled images to evaluate on; the three parts come from disjoint seeds.
-        image_size: side of an image in pixels.
-        seed: another seed, other images.
+        amount: how many images are drawn, and how large.
         progress: called after each image with the number of images done and of all.
 
     Raises:
         ValueError: the folder holds something else.
     """
-    check_synthetic(unlabelled=unlabelled, labelled=labelled, validation=validation, image_size=image_size)
     folder = Path(folder)
-    counts = {"unlabelled": unlabelled, "train": labelled, "val": validation}
+    seed, image_size = amount.seed, amount.image_size
+    counts = {"unlabelled": amount.unlabelled, "train": amount.labelled, "val": amount.validation}
     settings = {"drawing": DRAWING, "image_size": image_size, "seed": seed, **counts}
     if _holds(folder, settings):
         return

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from visionlab.config import build
-from visionlab.config.data import UnlabelledCoco, coco, synthetic, synthetic_unlabelled
 from visionlab.config.load import load
 from visionlab.config.shipped import shipped
+from visionlab.data.sources import UnlabelledCoco, coco, synthetic, synthetic_unlabelled
 from visionlab.data.transforms import EvaluationResize
 
 
@@ -61,13 +61,32 @@ def test_settings_of_training_leave_validation_alone(root):
     assert coco(root, root=str(root), annotations="a.json", images="images").val is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"val_fraction": 0.3, "val_annotations": "a.json"},
+            "val_fraction: expected either .* got both",
+        ),
+        ({"split_seed": 3}, "split_seed: no effect without val_fraction"),
+        ({"val_images": "images"}, "val_images: no effect without val_annotations"),
+        ({"val_fraction": 1}, r"val_fraction: expected a number in \(0, 1\), got 1"),
+        ({"limit": 0}, "limit: expected at least 1, got 0"),
+        ({"classes": []}, "classes: expected different names, got none"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_any_file_is_read(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        coco(tmp_path, annotations="nowhere.json", images="nowhere", **settings)
+
+
 def test_training_needs_an_object(root):
     content = json.loads((root / "a.json").read_text())
     (root / "none.json").write_text(json.dumps(content | {"annotations": []}))
     crowds = [annotation | {"iscrowd": 1} for annotation in content["annotations"]]
     (root / "crowds.json").write_text(json.dumps(content | {"annotations": crowds}))
     for name in ("none.json", "crowds.json"):
-        with pytest.raises(ValueError, match=rf"{name}: no object to train on: expected a box in .* of 10 images$"):
+        with pytest.raises(ValueError, match=rf"{name}: expected a box to train on in .* of 10 images, got none$"):
             coco(root, root=str(root), annotations=name, images="images")
         data = coco(root, root=str(root), annotations="a.json", images="images", val_annotations=name)
         assert len(data.val) == 10
