@@ -149,6 +149,21 @@ def test_without_validation_images_the_last_detector_is_kept(tmp_path, folder, i
     assert not any((tmp_path / "detect" / "eval").iterdir())
 
 
+def test_a_detector_may_start_from_another_with_other_classes(folder, in_memory, tmp_path, capsys, no_report):
+    files = {"annotations": "annotations/train.json", "images": "train"}
+    data = {"name": "coco", "root": str(folder / "data"), **files, "classes": ["snail", "beast"]}
+    config = write_config(tmp_path, DETECT, data=data)
+    assert visionlab("train", config, f"detector={folder / 'detect'}", "optimizer.lr=1e-30") == 0
+    assert "classes taken over by name 2 (snail, beast)" in capsys.readouterr().out
+    _, theirs = read_file(folder / "detect" / "detector.safetensors")
+    _, ours = read_file(tmp_path / "detect" / "detector.safetensors")
+    rows = [in_memory.classes.index(name) for name in ("snail", "beast")] + [len(in_memory.classes)]
+    torch.testing.assert_close(ours["head.classes.weight"], theirs["head.classes.weight"][rows], rtol=0, atol=1e-20)
+    torch.testing.assert_close(ours["neck.output.0.weight"], theirs["neck.output.0.weight"], rtol=0, atol=1e-20)
+    assert visionlab("train", config, f"detector={folder / 'detect'}", "weights=other.pth", "--check") == 2
+    assert "weights: expected either weights or detector" in capsys.readouterr().err
+
+
 # --- killed, and started again ---------------------------------------------------------------------------------------
 
 STEPS = 6
@@ -388,7 +403,7 @@ def test_evaluate_takes_over_the_classes_of_the_detector(tmp_path, chosen):
     config = write_config(tmp_path, DETECT, "some", data={**data, "classes": chosen}, out=str(tmp_path / "run"))
     assert visionlab("train", config) == 0
     whole = write_config(tmp_path, DETECT, "whole", data=data, out=str(tmp_path / "again"))
-    assert visionlab("evaluate", whole, f"weights={tmp_path / 'run' / 'detector.safetensors'}") == 0
+    assert visionlab("evaluate", whole, f"detector={tmp_path / 'run'}") == 0
     first = json.loads((tmp_path / "run" / "eval" / "step_00000003.json").read_text())
     again = json.loads((tmp_path / "again" / "evaluate" / "eval" / "step_00000000.json").read_text())
     assert list(first["per_class"]) == list(again["per_class"])

@@ -23,6 +23,7 @@ from visionlab.eval.drawing import draw_views, save_jpeg
 from visionlab.eval.report import write_report
 from visionlab.models.backbone import Backbone
 from visionlab.models.detector import read_detector, save_detector
+from visionlab.models.detector_transfer import load_detector_weights
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.models.weights import load_weights, save_backbone
 from visionlab.run_folder import fingerprint, make_folders, open_folder, write_text
@@ -98,6 +99,8 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
     data = build.labelled_data(run, folder)
     detector = build.detector(run, data.train.classes)
     detector.provenance = {"resize": build.resize(run), "category_ids": data.train.category_ids}
+    if run.detector is not None:
+        _say(f"detector: {load_detector_weights(detector, run.detector, min_matched=run.min_matched)}")
     _load(run, detector.backbone)
     loader, problems = build.labelled_loader(run, data, device)
     _tell(problems)
@@ -153,15 +156,20 @@ def _measure(
 
 
 def evaluate(run: Pretrain | Detect) -> CocoMetrics:
-    """Measure ``run.weights``, a detector file, on the validation images of a config; write into the run folder."""
+    """Measure a detector on the validation images of a config; write into the run folder.
+
+    Args:
+        run: its ``detector``, or else its ``weights``, is the detector's file.
+    """
     if not isinstance(run, Detect):
         raise ValueError(f"evaluate: expected a config with task detect, got {run.task}")
-    if run.weights is None:
-        raise ValueError("evaluate: expected weights=FILE, the detector.safetensors to measure")
+    file = run.detector or run.weights
+    if file is None:
+        raise ValueError("evaluate: expected detector=FILE, the detector.safetensors to measure")
     device = _start(run)
     folder = Path(run.out) / "evaluate"
     make_folders(folder)
-    detector = read_detector(run.weights).to(device)
+    detector = read_detector(file).to(device)
     if run.resize is not None or "resize" not in detector.provenance:
         detector.provenance["resize"] = build.resize(run)
     data = build.labelled_data(run, folder, detector.classes)
@@ -169,7 +177,7 @@ def evaluate(run: Pretrain | Detect) -> CocoMetrics:
         raise ValueError("evaluate: expected validation images in the section data, got none")
     metrics = _measure(run, detector, data, folder, 0, device)
     if distributed.is_main():
-        table = Table("metric", escape(run.weights))
+        table = Table("metric", escape(file))
         for name, value in metrics.summary().items():
             table.add_row(name, "nothing to find" if value is None else f"{100 * value:.2f}")
         for name, value in metrics.per_class.items():

@@ -54,7 +54,7 @@ class Common(Section):
     """The file that the backbone starts from: of a pretraining run, timm or torchvision; ``timm`` downloads timm's."""
 
     min_matched: Annotated[float, Field(ge=0, le=1)] = MIN_MATCHED
-    """The share of the backbone that must be found in ``weights``."""
+    """The share that must be found: of the backbone in ``weights``, of a detector in ``detector``."""
 
     data: Any
     backbone: Annotated[Part, From(Backbone)] = From(Backbone).default()
@@ -69,9 +69,10 @@ class Common(Section):
         """Yield the settings that a part refuses, or that have no effect beside others, with what is wrong."""
         if not self.out.strip():
             yield "out", "expected a folder, got none"
-        if self.weights is None and self.min_matched != MIN_MATCHED:
+        start = self.weights or getattr(self, "detector", None)
+        if start is None and self.min_matched != MIN_MATCHED:
             yield "min_matched", "no effect without weights"
-        if self.weights is None and self.backbone.frozen_stages > 0:
+        if start is None and self.backbone.frozen_stages > 0:
             yield "backbone.frozen_stages", "would keep random weights, expected 0 without weights"
         yield from refusals("data", self.data)
         yield from refusals("backbone", self.backbone)
@@ -102,6 +103,9 @@ class Detect(Common):
 
     task: Literal["detect"]
     data: Annotated[Part, From(DETECT_DATA)]
+    detector: str | None = None
+    """The trained detector to start from: our file or run folder, or torchvision's ``fasterrcnn_resnet50_fpn``."""
+
     transform: Annotated[Part, From(DetectionTransform)] = From(DetectionTransform).default()
     resize: Annotated[Part, From(EvaluationResize)] | None = None
     """The size for evaluation and prediction; by default the largest that ``transform`` trains with."""
@@ -114,6 +118,8 @@ class Detect(Common):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
+        if self.weights is not None and self.detector is not None:
+            yield "weights", "expected either weights or detector, which brings its own backbone, got both"
         yield from refusals("transform", self.transform)
         if self.resize:
             yield from refusals("resize", self.resize)

@@ -105,7 +105,7 @@ def read_detector(path: str | Path) -> TwoStageDetector:
     """Build the detector that a file holds.
 
     Args:
-        path: what ``save_detector`` wrote.
+        path: what ``save_detector`` wrote, or the run folder it lies in.
 
     Returns:
         The detector, on the CPU, in evaluation mode; ``provenance`` holds what was kept with the weights.
@@ -113,6 +113,9 @@ def read_detector(path: str | Path) -> TwoStageDetector:
     Raises:
         ValueError: there is no such file, it is no detector, a newer version wrote it, or it is damaged.
     """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "detector.safetensors"
     tensors, description = read_tensors(path)
     if description.get("kind") != KIND:
         raise ValueError(f"{path}: expected a file written by save_detector, it does not say it is a detector")

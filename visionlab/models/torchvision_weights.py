@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,24 @@ _NAMES = (
     ("roi_heads.box_predictor.cls_score.", "head.classes."),
     ("roi_heads.box_predictor.bbox_pred.", "head.offsets."),
 )
+# By these a file is told to be of such a model.
+KNOWN_BY = ("rpn.head.bbox_pred.weight", "roi_heads.box_predictor.cls_score.weight")
+# What such a model is built with here, where defaults differ.
+SETTINGS: dict[str, Any] = {"backbone": {"name": "resnet50", "norm": "frozen"}, "rpn": {"anchor_steps": "image"}}
+
+_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids that COCO gives to no class
+_COCO = """
+    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop
+    sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack,
+    umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball
+    glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana,
+    apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed,
+    dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink,
+    refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush
+"""
+_NAMES_OF_IDS = iter(" ".join(_COCO.split()).split(", "))
+COCO_CLASSES = [None if number in _GAPS else next(_NAMES_OF_IDS) for number in range(1, 91)]
+"""The class of each label of torchvision's COCO weights: COCO's ids, less 1. None where there is none."""
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -85,9 +104,7 @@ def build_from_torchvision(
     Raises:
         ValueError: the weights are not those of such a model with so many classes.
     """
-    detector = build_detector(
-        classes, backbone={"name": "resnet50", "norm": "frozen"}, rpn={"anchor_steps": "image"}, norm_eps=norm_eps
-    )
+    detector = build_detector(classes, **SETTINGS, norm_eps=norm_eps)
     try:
         detector.load_state_dict(from_torchvision(state))
     except RuntimeError as error:

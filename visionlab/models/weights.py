@@ -91,7 +91,7 @@ def load_weights(backbone: Backbone, path: str | Path, *, min_matched: float = 0
     candidates, description = (_timm_weights(backbone), {}) if str(path) == "timm" else read_weights(path)
     _check_origin(backbone, path, description)
     label, prefix, tensors = best_candidate(candidates, wanted)
-    report, loaded = _compare(backbone, tensors, wanted)
+    report, loaded = compare_backbone(backbone, tensors, wanted)
     report.source, report.prefix = str(path), prefix
     if prefix or label:
         report.notes.append(f"names taken from '{label}{prefix}'")
@@ -107,7 +107,7 @@ def load_weights(backbone: Backbone, path: str | Path, *, min_matched: float = 0
     return report
 
 
-def _compare(
+def compare_backbone(
     backbone: Backbone, tensors: dict[str, Tensor], wanted: dict[str, Tensor]
 ) -> tuple[TransferReport, dict[str, Tensor]]:
     """Sort all names of file and backbone; also return what to load."""
