@@ -12,7 +12,7 @@ FLOORS = [
     {"pretext", "predictor"},
     {"tasks"},
     {"config"},
-    {"run", "run_folder", "predict", "studies", "doctor"},
+    {"run", "run_folder", "resume", "predict", "studies", "doctor"},
     {"cli", "tools", "benchmarks"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}

@@ -242,6 +242,68 @@ def test_other_settings_are_refused_and_nothing_is_touched(uninterrupted, capsys
     assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == kept
 
 
+def test_data_may_lie_elsewhere_at_the_next_start(uninterrupted, tmp_path, capsys, no_report):
+    out = tmp_path / uninterrupted.name
+    shutil.copytree(uninterrupted, out)
+    shutil.copytree(uninterrupted.parent / "data", tmp_path / "data")
+    assert trained(tmp_path, uninterrupted.name) == 0
+    assert f"going on after step {STEPS}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A finished run on a COCO json of its own, and how to start it again."""
+    write_synthetic(tmp_path / "data", unlabelled=1, labelled=6, validation=2, image_size=64)
+    files = {"annotations": "annotations/train.json", "images": "train"}
+    files |= {"val_annotations": "annotations/val.json", "val_images": "val"}
+    config = write_config(tmp_path, DETECT, data={"name": "coco", "root": str(tmp_path / "data"), **files})
+    assert visionlab("train", config) == 0
+    return config
+
+
+def exchange_ids(content):
+    first, second = content["categories"][:2]
+    first["id"], second["id"] = second["id"], first["id"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "change", "words"),
+    [
+        ("train val", exchange_ids, "train: classes were [beast, bird"),
+        ("train val", lambda content: content["categories"].append({"id": 99, "name": "new"}), "cart, new]"),
+        ("train", lambda content: content["annotations"].pop(), "train: boxes were"),
+        ("val", lambda content: content["annotations"].pop(), "val: boxes were"),
+        ("train", lambda content: content["annotations"][0].update(bbox=[1, 1, 9, 9]), "train: names of images"),
+        ("val", lambda content: content["images"].pop(), "val: images were 2, are 1"),
+    ],
+)
+def test_other_data_are_refused_and_nothing_is_touched(labelled, parts, change, words, tmp_path, capsys, no_report):
+    for part in parts.split():
+        file = tmp_path / "data" / "annotations" / f"{part}.json"
+        content = json.loads(file.read_text())
+        change(content)
+        file.write_text(json.dumps(content))
+    kept = {path: path.read_bytes() for path in (tmp_path / "detect").rglob("*") if path.is_file()}
+    assert visionlab("train", labelled) == 2
+    errors = capsys.readouterr().err
+    assert "holds a run with other data (" in errors
+    assert words in errors
+    assert errors.count("\n") == 1
+    assert {path: path.read_bytes() for path in (tmp_path / "detect").rglob("*") if path.is_file()} == kept
+
+
+def test_classes_exchanged_by_another_file_are_refused(test_data, tmp_path, capsys, no_report):
+    case = test_data / "cases" / "coco" / "class_swap"
+    data = {"name": "coco", "root": str(case), "annotations": "first.json", "images": "images"}
+    config = write_config(tmp_path, DETECT, data=data)
+    assert visionlab("train", config) == 0
+    kept = (tmp_path / "detect" / "detector.safetensors").read_bytes()
+    assert visionlab("train", config, "data.annotations=second.json") == 2
+    errors = capsys.readouterr().err
+    assert f"{case / 'second.json'}: train: classes were [red, blue], are [blue, red]" in errors
+    assert (tmp_path / "detect" / "detector.safetensors").read_bytes() == kept
+
+
 MORE = {"constant": {}, "multistep": {"milestones": [2]}, "cosine": {"restart_every": 2, "warmup_steps": 1}}
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from visionlab import distributed
 from visionlab.config import build
 from visionlab.config.schema import Detect, Pretrain
+from visionlab.data.identity import common_folder, identify
 from visionlab.data.problems import Problem
 from visionlab.data.sources import LabelledData
 from visionlab.data.transforms import EvaluationResize
@@ -26,7 +27,8 @@ from visionlab.models.detector import read_detector, save_detector
 from visionlab.models.detector_transfer import load_detector_weights
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.models.weights import load_weights, save_backbone
-from visionlab.run_folder import fingerprint, make_folders, open_folder, write_text
+from visionlab.resume import check_settings, checkpoint_fingerprint
+from visionlab.run_folder import make_folders, open_folder, write_text
 from visionlab.seeding import derive_seed
 from visionlab.tasks.detect import DetectTask, detect_all
 from visionlab.tasks.pretrain import PretrainTask
@@ -57,7 +59,8 @@ def execute_all(runs: Sequence[Pretrain | Detect]) -> int | None:
 def execute(run: Pretrain | Detect) -> Path:
     """Do one run, or what is left of it, and return its folder."""
     device = _start(run)
-    folder = open_folder(run, device)
+    folder = Path(run.out)
+    check_settings(run, folder)
     _say(f"{run.task} in {folder} on {device}", style="bold")
     if isinstance(run, Pretrain):
         _pretrain(run, folder, device)
@@ -74,8 +77,10 @@ def _pretrain(run: Pretrain, folder: Path, device: torch.device) -> None:
     backbone = run.backbone.build()
     _load(run, backbone)
     pretext = run.pretext.build(backbone)
-    loader, problems = build.unlabelled_loader(run, pretext.views, device)
-    _tell(problems)
+    data = run.data.build()
+    loader = build.unlabelled_loader(run, data, pretext.views, device)
+    open_folder(run, device, {"train": (common_folder(data.files), identify(data))})
+    _tell(data.problems)
     pretext.prepare(loader.sampler.length)
     task = PretrainTask(pretext)
     if distributed.is_main():
@@ -83,7 +88,7 @@ def _pretrain(run: Pretrain, folder: Path, device: torch.device) -> None:
         save_jpeg(draw_views(pretext.pictures(first)), folder / "pictures" / "views.jpg")
 
     # ---------------------------------------------------------------------------------------------------- train
-    optimizer, schedule, log, checkpoints = build.training(run, task, folder, fingerprint(run))
+    optimizer, schedule, log, checkpoints = build.training(run, task, folder, checkpoint_fingerprint(run))
     train(task, loader.batches, optimizer, schedule, log, checkpoints, device, seed=run.seed, **run.train.arguments())
 
     # ----------------------------------------------------------------------------------------------------- keep
@@ -97,6 +102,8 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
     # ---------------------------------------------------------------------------------------------------- build
     torch.manual_seed(derive_seed(run.seed, "weights"))
     data = build.labelled_data(run, folder)
+    parts = {"train": data.train, "val": data.val}
+    open_folder(run, device, {name: (part.source, identify(part)) for name, part in parts.items() if part})
     detector = build.detector(run, data.train.classes)
     detector.provenance = {"resize": build.resize(run), "category_ids": data.train.category_ids}
     if run.detector is not None:
@@ -115,7 +122,7 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
         save_detector(detector, folder / "detector.safetensors", provenance={**detector.provenance, "steps": step})
 
     # ---------------------------------------------------------------------------------------------------- train
-    optimizer, schedule, log, checkpoints = build.training(run, task, folder, fingerprint(run))
+    optimizer, schedule, log, checkpoints = build.training(run, task, folder, checkpoint_fingerprint(run))
     train(
         task,
         loader.batches,

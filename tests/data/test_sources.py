@@ -135,7 +135,7 @@ def test_shipped_examples_read_real_data(test_data, tmp_path, name, images):
     run = load(shipped(f"examples/{name}_pretrain.yaml"), overrides)
     backbone = run.backbone.build()
     pretext = run.pretext.build(backbone)
-    unlabelled, _ = build.unlabelled_loader(run, pretext.views, torch.device("cpu"))
+    unlabelled = build.unlabelled_loader(run, run.data.build(), pretext.views, torch.device("cpu"))
     assert unlabelled.sampler.length == images[0]
     views = next(unlabelled.batches(0)).views
     assert views[0].shape == (2, 3, run.pretext.image_size, run.pretext.image_size)

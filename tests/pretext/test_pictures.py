@@ -81,7 +81,7 @@ def test_a_run_draws_its_first_batch(method, tmp_path, monkeypatch):
     assert visionlab("train", config) == 0
     settings = load(config)
     pretext = settings.pretext.build(settings.backbone.build())
-    loader, _ = unlabelled_loader(settings, pretext.views, torch.device("cpu"))
+    loader = unlabelled_loader(settings, settings.data.build(), pretext.views, torch.device("cpu"))
     expected = draw_views(pretext.pictures(next(iter(loader.batches(0)))))
     found = np.asarray(Image.open(tmp_path / "pretrain" / "pictures" / "views.jpg"))
     assert found.shape == expected.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -41,10 +42,9 @@ def training(run: Common, task: Task, folder: Path, fingerprint: str) -> tuple[O
     )
 
 
-def unlabelled_loader(run: Pretrain, views: ViewsLike, device: torch.device) -> tuple[TrainLoader, list[Problem]]:
-    """Find the images of a pretraining run; also return what is wrong with them."""
-    data = run.data.build()
-    return run.loader.build(ViewSamples(data, views), run.seed, device.type == "cuda"), data.problems
+def unlabelled_loader(run: Pretrain, data: Any, views: ViewsLike, device: torch.device) -> TrainLoader:
+    """Return the batches of views to pretrain on, of the images that ``run.data`` has built."""
+    return run.loader.build(ViewSamples(data, views), run.seed, device.type == "cuda")
 
 
 def labelled_data(run: Detect, folder: Path, classes: list[str] | None = None) -> LabelledData:

@@ -24,8 +24,9 @@ from visionlab.eval.comparison import write_comparison
 from visionlab.eval.records import last_scores, read_run
 from visionlab.eval.roi_probe import roi_probe
 from visionlab.models.weights import read_backbone, save_backbone
+from visionlab.resume import fingerprint
 from visionlab.run import execute
-from visionlab.run_folder import fingerprint, make_folders, write_text
+from visionlab.run_folder import make_folders, write_text
 from visionlab.seeding import derive_seed
 from visionlab.studies.encoder_probes import box_features, encoder_of, probe_folder, random_backbone
 from visionlab.studies.protocol import (

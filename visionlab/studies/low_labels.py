@@ -15,8 +15,8 @@ from rich.table import Table
 from visionlab.config.load import load
 from visionlab.eval.interval import Interval
 from visionlab.eval.records import last_scores
+from visionlab.resume import fingerprint
 from visionlab.run import execute
-from visionlab.run_folder import fingerprint
 
 ARMS = ("pretrained", "random")
 METRICS = ("AP", "AP50")
