@@ -81,6 +81,30 @@ def read_image(path: str | os.PathLike[str], *, truncated: bool = False) -> NDAr
         return np.array(image)
 
 
+def read_thumbnail(path: str | os.PathLike[str], *, height: int, width: int) -> NDArray[np.uint8]:
+    """Return an upright image, gray and small, each of whose pixels is the mean of a part of the image.
+
+    JPEG files, the large ones, are decoded at an eighth to a half of their size, in a quarter of the time.
+
+    Returns:
+        ``(height, width)`` uint8.
+
+    Raises:
+        ImageError: if the file is missing, empty, damaged or no image.
+    """
+    with _named_errors(path), open(path, "rb") as file:
+        file.peek()
+        with _quiet():
+            image = _open(file)
+        image.draft("L", (8 * width, 8 * height))
+        image.load()
+        with _quiet():
+            orientation = _orientation(image)
+            image = (image if image.mode == "L" else _to_rgb(image)).convert("L")
+        image = image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+        return np.array(image.resize((width, height), Image.Resampling.BOX))
+
+
 def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return ``(height, width)`` of the pixels that ``read_image`` would give, from the file's header alone.
 
