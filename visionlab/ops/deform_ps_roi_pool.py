@@ -5,96 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from visionlab.ops.checks import cast, check_scale, check_shape, geometry, pair, widen, with_image_index
-from visionlab.ops.deform_roi_pool import check_pool, fake_gradients
+from visionlab.ops.deform_roi_pool import check_pool
+from visionlab.ops.pools import deformable_pool
 from visionlab.ops.reference import deform_ps_roi_pool as reference
-from visionlab.ops.reference.formats import memory_format
-from visionlab.ops.register import differentiable, once_differentiable, operator
+from visionlab.ops.register import operator
 
-_deform_ps_roi_pool = operator(
-    "deform_ps_roi_pool(Tensor input, Tensor boxes, Tensor? offset, Tensor? mask, SymInt pooled_height, "
-    "SymInt pooled_width, float spatial_scale, int group_height, int group_width, int sample_per_part, "
-    "float gamma) -> Tensor",
-    reference.deform_ps_roi_pool,
+
+def _shape(
+    input: Tensor, boxes: Tensor, offset: Any, mask: Any, height: int, width: int, scale: float, *groups: Any
+) -> tuple:
+    return input.shape[1] // (groups[0] * groups[1]), height, width
+
+
+_pool = deformable_pool(
+    operator(
+        "deform_ps_roi_pool(Tensor input, Tensor boxes, Tensor? offset, Tensor? mask, SymInt pooled_height, "
+        "SymInt pooled_width, float spatial_scale, int group_height, int group_width, int sample_per_part, "
+        "float gamma) -> Tensor",
+        reference.deform_ps_roi_pool,
+    ),
+    operator(
+        "deform_ps_roi_pool_backward(Tensor grad, Tensor input, Tensor boxes, Tensor? offset, Tensor? mask, "
+        "float spatial_scale, int group_height, int group_width, int sample_per_part, float gamma, bool input_grad, "
+        "bool offset_grad, bool deterministic) -> (Tensor, Tensor, Tensor)",
+        reference.deform_ps_roi_pool_backward,
+    ),
+    _shape,
 )
-_deform_ps_roi_pool_backward = operator(
-    "deform_ps_roi_pool_backward(Tensor grad, Tensor input, Tensor boxes, Tensor? offset, Tensor? mask, "
-    "float spatial_scale, int group_height, int group_width, int sample_per_part, float gamma, bool input_grad, "
-    "bool offset_grad, bool deterministic) -> (Tensor, Tensor, Tensor)",
-    reference.deform_ps_roi_pool_backward,
-)
-
-
-@torch.library.register_fake("visionlab::deform_ps_roi_pool")
-def _fake(
-    input: Tensor,
-    boxes: Tensor,
-    offset: Tensor | None,
-    mask: Tensor | None,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    group_height: int,
-    group_width: int,
-    sample_per_part: int,
-    gamma: float,
-) -> Tensor:
-    shape = (boxes.shape[0], input.shape[1] // (group_height * group_width), pooled_height, pooled_width)
-    return input.new_empty(shape).to(memory_format=memory_format(input))
-
-
-@torch.library.register_fake("visionlab::deform_ps_roi_pool_backward")
-def _fake_backward(
-    grad: Tensor,
-    input: Tensor,
-    boxes: Tensor,
-    offset: Tensor | None,
-    mask: Tensor | None,
-    spatial_scale: float,
-    group_height: int,
-    group_width: int,
-    sample_per_part: int,
-    gamma: float,
-    input_grad: bool,
-    offset_grad: bool,
-    deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_gradients(input, offset, mask, boxes.dtype, input_grad, offset_grad)
-
-
-def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.settings = inputs[6:]
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    input, boxes, offset, mask = ctx.saved_tensors
-    input_grad, _, offset_wanted, mask_wanted, *_ = ctx.needs_input_grad
-    of_input, of_offset, of_mask = _differentiate(
-        grad,
-        input,
-        boxes,
-        offset,
-        mask,
-        *ctx.settings,
-        input_grad,
-        offset_wanted or mask_wanted,
-        torch.are_deterministic_algorithms_enabled(),
-    )
-    return (
-        of_input.to(input.dtype) if input_grad else None,
-        None,
-        of_offset if offset_wanted else None,
-        of_mask if mask_wanted else None,
-        *[None] * 7,
-    )
-
-
-_pool = differentiable(_deform_ps_roi_pool, _setup, _backward)
-_differentiate = once_differentiable(_deform_ps_roi_pool_backward)
 
 
 def deform_ps_roi_pool(

@@ -3,106 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from visionlab.ops.checks import cast, check_floating, check_scale, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.pools import deformable_pool
 from visionlab.ops.reference import deform_roi_pool as reference
-from visionlab.ops.reference.formats import memory_format
-from visionlab.ops.register import differentiable, once_differentiable, operator
+from visionlab.ops.register import operator
 
-_deform_roi_pool = operator(
-    "deform_roi_pool(Tensor input, Tensor boxes, Tensor offset, Tensor? mask, float spatial_scale, "
-    "int sampling_ratio, float gamma) -> Tensor",
-    reference.deform_roi_pool,
+_pool = deformable_pool(
+    operator(
+        "deform_roi_pool(Tensor input, Tensor boxes, Tensor offset, Tensor? mask, float spatial_scale, "
+        "int sampling_ratio, float gamma) -> Tensor",
+        reference.deform_roi_pool,
+    ),
+    operator(
+        "deform_roi_pool_backward(Tensor grad, Tensor input, Tensor boxes, Tensor offset, Tensor? mask, "
+        "float spatial_scale, int sampling_ratio, float gamma, bool input_grad, bool offset_grad, bool deterministic) "
+        "-> (Tensor, Tensor, Tensor)",
+        reference.deform_roi_pool_backward,
+    ),
+    lambda input, boxes, offset, *_: (input.shape[1], *offset.shape[2:]),
 )
-_deform_roi_pool_backward = operator(
-    "deform_roi_pool_backward(Tensor grad, Tensor input, Tensor boxes, Tensor offset, Tensor? mask, "
-    "float spatial_scale, int sampling_ratio, float gamma, bool input_grad, bool offset_grad, bool deterministic) "
-    "-> (Tensor, Tensor, Tensor)",
-    reference.deform_roi_pool_backward,
-)
-
-
-@torch.library.register_fake("visionlab::deform_roi_pool")
-def _fake(
-    input: Tensor,
-    boxes: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
-) -> Tensor:
-    shape = (boxes.shape[0], input.shape[1], offset.shape[2], offset.shape[3])
-    return input.new_empty(shape).to(memory_format=memory_format(input))
-
-
-@torch.library.register_fake("visionlab::deform_roi_pool_backward")
-def _fake_backward(
-    grad: Tensor,
-    input: Tensor,
-    boxes: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
-    input_grad: bool,
-    offset_grad: bool,
-    deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_gradients(input, offset, mask, offset.dtype, input_grad, offset_grad)
-
-
-def fake_gradients(
-    input: Tensor, offset: Tensor | None, mask: Tensor | None, dtype: torch.dtype, input_grad: bool, offset_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return tensors shaped as the gradients of input, offset and mask; one that is not wanted is empty."""
-    of_input = input.new_empty(input.shape if input_grad else (0,), dtype=dtype)
-    if input_grad:
-        of_input = of_input.to(memory_format=memory_format(input))
-    of_others = [
-        input.new_empty((0,) if other is None or not offset_grad else other.shape, dtype=dtype)
-        for other in (offset, mask)
-    ]
-    return of_input, of_others[0], of_others[1]
-
-
-def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.settings = inputs[4:]
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    input, boxes, offset, mask = ctx.saved_tensors
-    input_grad, _, offset_wanted, mask_wanted, *_ = ctx.needs_input_grad
-    of_input, of_offset, of_mask = _differentiate(
-        grad,
-        input,
-        boxes,
-        offset,
-        mask,
-        *ctx.settings,
-        input_grad,
-        offset_wanted or mask_wanted,
-        torch.are_deterministic_algorithms_enabled(),
-    )
-    return (
-        of_input.to(input.dtype) if input_grad else None,
-        None,
-        of_offset if offset_wanted else None,
-        of_mask if mask_wanted else None,
-        None,
-        None,
-        None,
-    )
-
-
-_pool = differentiable(_deform_roi_pool, _setup, _backward)
-_differentiate = once_differentiable(_deform_roi_pool_backward)
 
 
 def deform_roi_pool(

@@ -4,164 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from visionlab.ops.boxes import box_area
 from visionlab.ops.checks import cast, check_floating, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.pools import linear_pool
 from visionlab.ops.reference import multi_scale_roi_align as reference
-from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import operator
 
 MOST_LEVELS = 8
 
-_pool = operator(
-    "multi_scale_roi_align(Tensor[] features, Tensor boxes, Tensor levels, SymInt pooled_height, "
-    "SymInt pooled_width, float[] scales, int sampling_ratio, bool aligned) -> Tensor",
-    reference.multi_scale_roi_align,
+_pool = linear_pool(
+    operator(
+        "multi_scale_roi_align(Tensor[] features, Tensor boxes, Tensor levels, SymInt pooled_height, "
+        "SymInt pooled_width, float[] scales, int sampling_ratio, bool aligned) -> Tensor",
+        reference.multi_scale_roi_align,
+    ),
+    operator(
+        "multi_scale_roi_align_backward(Tensor grad, Tensor boxes, Tensor levels, SymInt batch, SymInt channels, "
+        "SymInt[] heights, SymInt[] widths, float[] scales, int sampling_ratio, bool aligned, bool channels_last, "
+        "bool deterministic) -> Tensor[]",
+        reference.multi_scale_roi_align_backward,
+    ),
 )
-_spread = operator(
-    "multi_scale_roi_align_backward(Tensor grad, Tensor boxes, Tensor levels, SymInt batch, SymInt channels, "
-    "SymInt[] heights, SymInt[] widths, float[] scales, int sampling_ratio, bool aligned, bool channels_last, "
-    "bool deterministic) -> Tensor[]",
-    reference.multi_scale_roi_align_backward,
-)
-
-
-@torch.library.register_fake("visionlab::multi_scale_roi_align")
-def _fake(
-    features: list[Tensor],
-    boxes: Tensor,
-    levels: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    scales: list[float],
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    shape = (boxes.shape[0], features[0].shape[1], pooled_height, pooled_width)
-    return features[0].new_empty(shape).to(memory_format=memory_format(features[0]))
-
-
-@torch.library.register_fake("visionlab::multi_scale_roi_align_backward")
-def _fake_backward(
-    grad: Tensor,
-    boxes: Tensor,
-    levels: Tensor,
-    batch: int,
-    channels: int,
-    heights: list[int],
-    widths: list[int],
-    scales: list[float],
-    sampling_ratio: int,
-    aligned: bool,
-    channels_last: bool,
-    deterministic: bool,
-) -> list[Tensor]:
-    format = torch.channels_last if channels_last else torch.contiguous_format
-    shapes = [(batch, channels, height, width) for height, width in zip(heights, widths, strict=True)]
-    return [grad.new_empty(shape).to(memory_format=format) for shape in shapes]
-
-
-# ---- gradients: pooling is linear in the features, so each of the two operators is the gradient of the other -------
-
-
-def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    features, boxes, levels, _, _, scales, sampling_ratio, aligned = inputs
-    ctx.save_for_backward(boxes, levels)
-    ctx.maps = (
-        *features[0].shape[:2],
-        [feature.shape[2] for feature in features],
-        [feature.shape[3] for feature in features],
-        scales,
-        sampling_ratio,
-        aligned,
-        memory_format(features[0]) == torch.channels_last,
-    )
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple:
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    grads = _call(_spread, _Spread, (grad,), *ctx.saved_tensors, *ctx.maps, deterministic)
-    return (list(grads), *[None] * 7)
-
-
-def _setup_spread(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
-    grad, boxes, levels, _, _, _, _, scales, sampling_ratio, aligned, _, _ = inputs
-    ctx.save_for_backward(boxes, levels)
-    ctx.settings = (grad.shape[2], grad.shape[3], scales, sampling_ratio, aligned)
-
-
-def _backward_spread(ctx: Any, grads: list[Tensor]) -> tuple:
-    return (_call(_pool, _Pool, grads, *ctx.saved_tensors, *ctx.settings), *[None] * 11)
-
-
-torch.library.register_autograd(_pool, _backward, setup_context=_setup)
-torch.library.register_autograd(_spread, _backward_spread, setup_context=_setup_spread)
-
-
-def _take(arg: Any, dim: Any, index: int) -> Any:
-    """Return one element of a batch of tensors, of lists of them, or of what is the same for all."""
-    if isinstance(dim, list | tuple):
-        return [_take(one, at, index) for one, at in zip(arg, dim, strict=True)]
-    return arg if dim is None or not isinstance(arg, Tensor) else arg.select(dim, index)
-
-
-@torch.library.register_vmap(_pool)
-def _vmap_pool(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-    return torch.stack([_pool(*map(_take, args, in_dims, [i] * len(args))) for i in range(info.batch_size)]), 0
-
-
-@torch.library.register_vmap(_spread)
-def _vmap_spread(info: Any, in_dims: tuple, *args: Any) -> tuple[list[Tensor], list[int]]:
-    gradients = [_spread(*map(_take, args, in_dims, [i] * len(args))) for i in range(info.batch_size)]
-    return [torch.stack(of_map) for of_map in zip(*gradients, strict=True)], [0] * len(gradients[0])
-
-
-# torch records lists of tensors for compilers only; these two, which eager calls go through, take them one by one.
-class _Pool(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(settings: tuple, boxes: Tensor, levels: Tensor, *features: Tensor) -> Tensor:
-        return _pool(list(features), boxes, levels, *settings)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-        settings, boxes, levels, *features = inputs
-        _setup(ctx, (features, boxes, levels, *settings), output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:  # type: ignore[override]
-        return (None, None, None, *_backward(ctx, grad)[0])
-
-
-class _Spread(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(settings: tuple, boxes: Tensor, levels: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_spread(grad, boxes, levels, *settings))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-        settings, boxes, levels, grad = inputs
-        _setup_spread(ctx, (grad, boxes, levels, *settings), output)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple:  # type: ignore[override]
-        return (None, None, None, _backward_spread(ctx, list(grads))[0])
-
-
-def _call(op: Any, function: Any, tensors: Sequence[Tensor], boxes: Tensor, levels: Tensor, *settings: Any) -> Any:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return op(tensors[0] if op is _spread else list(tensors), boxes, levels, *settings)
-    return function.apply(settings, boxes, levels, *tensors)
-
-
-# ---- what people call ----------------------------------------------------------------------------------------------
 
 
 def assign_levels(
@@ -243,7 +110,7 @@ def multi_scale_roi_align(
     boxes = boxes.detach()
     levels = assign_levels(boxes[:, 1:], scales, canonical_scale, canonical_level)
     arguments = (geometry(boxes, first), levels, height, width, scales, sampling_ratio, aligned)
-    return cast(_call(_pool, _Pool, maps, *arguments), features[0].dtype)
+    return cast(_pool(maps, *arguments), features[0].dtype)
 
 
 class MultiScaleRoIAlign(nn.Module):

@@ -3,86 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from visionlab.ops.checks import cast, check_scale, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.pools import linear_pool
 from visionlab.ops.reference import roi_align as reference
-from visionlab.ops.reference.formats import memory_format
-from visionlab.ops.register import differentiable, operator
+from visionlab.ops.register import operator
 
-_roi_align = operator(
-    "roi_align(Tensor input, Tensor boxes, SymInt pooled_height, SymInt pooled_width, float spatial_scale, "
-    "int sampling_ratio, bool aligned) -> Tensor",
-    reference.roi_align,
+_pool = linear_pool(
+    operator(
+        "roi_align(Tensor input, Tensor boxes, SymInt pooled_height, SymInt pooled_width, float spatial_scale, "
+        "int sampling_ratio, bool aligned) -> Tensor",
+        reference.roi_align,
+    ),
+    operator(
+        "roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt channels, SymInt height, SymInt width, "
+        "float spatial_scale, int sampling_ratio, bool aligned, bool channels_last, bool deterministic) -> Tensor",
+        reference.roi_align_backward,
+    ),
 )
-_roi_align_backward = operator(
-    "roi_align_backward(Tensor grad, Tensor boxes, SymInt batch, SymInt channels, SymInt height, SymInt width, "
-    "float spatial_scale, int sampling_ratio, bool aligned, bool channels_last, bool deterministic) -> Tensor",
-    reference.roi_align_backward,
-)
-
-
-@torch.library.register_fake("visionlab::roi_align")
-def _fake(
-    input: Tensor,
-    boxes: Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    shape = (boxes.shape[0], input.shape[1], pooled_height, pooled_width)
-    return input.new_empty(shape).to(memory_format=memory_format(input))
-
-
-@torch.library.register_fake("visionlab::roi_align_backward")
-def _fake_backward(
-    grad: Tensor,
-    boxes: Tensor,
-    batch: int,
-    channels: int,
-    height: int,
-    width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-    channels_last: bool,
-    deterministic: bool,
-) -> Tensor:
-    format = torch.channels_last if channels_last else torch.contiguous_format
-    return grad.new_empty((batch, channels, height, width)).to(memory_format=format)
-
-
-def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    input, boxes, _, _, *settings = inputs
-    ctx.save_for_backward(boxes)
-    ctx.shape = input.shape
-    ctx.settings = (*settings, memory_format(input) == torch.channels_last)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (boxes,) = ctx.saved_tensors
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    return (_spread(grad, boxes, *ctx.shape, *ctx.settings, deterministic), *[None] * 6)
-
-
-def _setup_spread(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    grad, boxes, *_, spatial_scale, sampling_ratio, aligned, _, _ = inputs
-    ctx.save_for_backward(boxes)
-    ctx.settings = (grad.shape[2], grad.shape[3], spatial_scale, sampling_ratio, aligned)
-
-
-def _backward_spread(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (boxes,) = ctx.saved_tensors
-    return (_pool(grad, boxes, *ctx.settings), *[None] * 10)  # the pooling is linear in its input
-
-
-_pool = differentiable(_roi_align, _setup, _backward)
-_spread = differentiable(_roi_align_backward, _setup_spread, _backward_spread)
 
 
 def roi_align(

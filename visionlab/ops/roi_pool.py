@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from visionlab.ops.checks import cast, check_scale, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.pools import fake_spread
 from visionlab.ops.reference import roi_pool as reference
 from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import differentiable, operator
@@ -35,21 +36,7 @@ def _fake(
     return output, argmax
 
 
-@torch.library.register_fake("visionlab::roi_pool_backward")
-def _fake_backward(
-    grad: Tensor,
-    argmax: Tensor,
-    boxes: Tensor,
-    batch: int,
-    channels: int,
-    height: int,
-    width: int,
-    spatial_scale: float,
-    channels_last: bool,
-    deterministic: bool,
-) -> Tensor:
-    format = torch.channels_last if channels_last else torch.contiguous_format
-    return grad.new_empty((batch, channels, height, width)).to(memory_format=format)
+fake_spread(_roi_pool_backward)
 
 
 def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
