@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from visionlab.text import printable
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
@@ -16,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 well, 1 problems found, 2 a user's error, 128 + n by signal n."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return options.command(options) or 0
     except KeyboardInterrupt:
@@ -26,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         if os.environ.get("VISIONLAB_TRACEBACK"):
             raise
-        print(f"visionlab: error: {error}", file=sys.stderr)
+        print(printable(f"visionlab: error: {error}", keep="\n"), file=sys.stderr)
         return 2
 
 

@@ -16,7 +16,7 @@ from visionlab import distributed
 from visionlab.config import build
 from visionlab.config.schema import Detect, Pretrain
 from visionlab.data.identity import common_folder, identify
-from visionlab.data.problems import Problem
+from visionlab.data.problems import Problem, digest
 from visionlab.data.sources import LabelledData
 from visionlab.data.transforms import EvaluationResize
 from visionlab.eval.coco_map import CocoMetrics
@@ -32,6 +32,7 @@ from visionlab.run_folder import make_folders, open_folder, write_text
 from visionlab.seeding import derive_seed
 from visionlab.tasks.detect import DetectTask, detect_all
 from visionlab.tasks.pretrain import PretrainTask
+from visionlab.text import printable
 from visionlab.train.guard import Interrupted
 from visionlab.train.loop import train
 
@@ -80,7 +81,7 @@ def _pretrain(run: Pretrain, folder: Path, device: torch.device) -> None:
     data = run.data.build()
     loader = build.unlabelled_loader(run, data, pretext.views, device)
     open_folder(run, device, {"train": (common_folder(data.files), identify(data))})
-    _tell(data.problems)
+    _tell("data", data.problems)
     pretext.prepare(loader.sampler.length)
     task = PretrainTask(pretext)
     if distributed.is_main():
@@ -110,7 +111,9 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
         _say(f"detector: {load_detector_weights(detector, run.detector, min_matched=run.min_matched)}")
     _load(run, detector.backbone)
     loader, problems = build.labelled_loader(run, data, device)
-    _tell(problems)
+    _tell("training data", problems)
+    if data.val:
+        _tell("validation data", data.val.problems)
     task = DetectTask(detector)
 
     def evaluate(step: int) -> dict[str, float]:
@@ -182,6 +185,7 @@ def evaluate(run: Pretrain | Detect) -> CocoMetrics:
     data = build.labelled_data(run, folder, detector.classes)
     if data.val is None:
         raise ValueError("evaluate: expected validation images in the section data, got none")
+    _tell("validation data", data.val.problems)
     metrics = _measure(run, detector, data, folder, 0, device)
     if distributed.is_main():
         table = Table("metric", escape(file))
@@ -210,14 +214,15 @@ def _load(run: Pretrain | Detect, backbone: Backbone) -> None:
         _say(f"weights: {report}")
 
 
-def _tell(problems: Sequence[Problem], most: int = 5) -> None:
-    """Name what was wrong with the data, the first few in full."""
-    for problem in problems[:most]:
-        _say(f"data: {problem}", style="yellow")
-    if len(problems) > most:
-        _say(f"data: … and {len(problems) - most} more; `visionlab check-data` lists them all", style="yellow")
+def _tell(what: str, problems: Sequence[Problem]) -> None:
+    """Name what was wrong with the data, a line for each kind."""
+    lines = digest(problems)
+    for line in lines:
+        _say(f"{what}: {line}", style="yellow")
+    if len(lines) < len(problems):
+        _say(f"{what}: `visionlab check-data` lists all {len(problems)}", style="yellow")
 
 
 def _say(text: str, style: str = "") -> None:
     if distributed.is_main():
-        console.print(text, style=style, markup=False, soft_wrap=True, highlight=False)
+        console.print(printable(text, keep="\n"), style=style, markup=False, soft_wrap=True, highlight=False)

@@ -11,13 +11,13 @@ from visionlab.data.coco_json import is_id
 # Official boxes leave their image by up to a hundredth of a pixel, and rounding to whole pixels by half a pixel.
 ROUNDING = 0.5
 # COCO writes hundredths of a pixel; a narrower box has no area, and none at all in float32.
-MIN_SIDE = 0.01
+MIN_BOX_SIDE = 0.01
 
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Fault:
+class AnnotationFault:
     """One fault of an annotation and what repairs it; nothing does where ``repair`` is empty."""
 
     kind: str
@@ -49,26 +49,28 @@ def clip_box(box: Box, size: tuple[int, int]) -> Box:
     )
 
 
-def box_faults(bbox: Any, size: tuple[int, int]) -> list[Fault]:
+def box_faults(bbox: Any, size: tuple[int, int]) -> list[AnnotationFault]:
     """Return the faults of a COCO box in an image of ``(height, width)``."""
     box = read_box(bbox)
     if box is None:
-        return [Fault("invalid-box", f"bbox {bbox!r}")]
+        return [AnnotationFault("invalid-box", f"bbox {bbox!r}")]
     x, y, width, height = box
     faults = []
     if bbox[2] < 0 or bbox[3] < 0:
-        faults.append(Fault("negative-box", f"bbox {bbox}", "corners put in order"))
-    if width < MIN_SIDE or height < MIN_SIDE:
-        return [*faults, Fault("zero-box", f"bbox {bbox}")]
+        faults.append(AnnotationFault("negative-box", f"bbox {bbox}", "corners put in order"))
+    if width < MIN_BOX_SIDE or height < MIN_BOX_SIDE:
+        return [*faults, AnnotationFault("zero-box", f"bbox {bbox}")]
     x1, y1, x2, y2 = clip_box(box, size)
-    if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
-        faults.append(Fault("outside-box", f"bbox {bbox} has no part in the image of {size[1]} x {size[0]}"))
+    if x2 - x1 < MIN_BOX_SIDE or y2 - y1 < MIN_BOX_SIDE:
+        faults.append(AnnotationFault("outside-box", f"bbox {bbox} has no part in the image of {size[1]} x {size[0]}"))
     elif max(-x, -y, x + width - size[1], y + height - size[0]) > ROUNDING:
-        faults.append(Fault("outside-box", f"bbox {bbox} leaves the image of {size[1]} x {size[0]}", "clipped"))
+        faults.append(
+            AnnotationFault("outside-box", f"bbox {bbox} leaves the image of {size[1]} x {size[0]}", "clipped")
+        )
     return faults
 
 
-def annotation_faults(entry: dict[str, Any], size: tuple[int, int], taken: set[str]) -> list[Fault]:
+def annotation_faults(entry: dict[str, Any], size: tuple[int, int], taken: set[str]) -> list[AnnotationFault]:
     """Return the faults of an annotation whose image and category are known.
 
     Args:
@@ -80,10 +82,12 @@ def annotation_faults(entry: dict[str, Any], size: tuple[int, int], taken: set[s
     faults = box_faults(bbox, size)
     if not is_id(number) or str(number) in taken:
         state = "is taken" if is_id(number) else "is no whole number"
-        faults.append(Fault("duplicate-annotation-id", f"id {number!r} of bbox {bbox} {state}", "numbered anew"))
+        faults.append(
+            AnnotationFault("duplicate-annotation-id", f"id {number!r} of bbox {bbox} {state}", "numbered anew")
+        )
     area, unusable = entry.get("area"), ("invalid-box", "zero-box")
     if area is not None and not (is_number(area) and area > 0) and not any(fault.kind in unusable for fault in faults):
-        faults.append(Fault("zero-area", f"area {area!r} of bbox {bbox}", "width x height taken"))
+        faults.append(AnnotationFault("zero-area", f"area {area!r} of bbox {bbox}", "width x height taken"))
     return faults
 
 

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from visionlab.data.coco_check import CheckedImage, CocoCheck
-from visionlab.data.coco_json import map_categories, read_coco
+from visionlab.data.coco_json import read_coco
 from visionlab.data.folder import find_images
 from visionlab.data.images import ImageError, file_problem, read_image, read_image_size
-from visionlab.data.problems import KINDS, Problem
+from visionlab.data.problems import KINDS, Problem, count_kinds
 
 # The areas, in pixels, below which COCO's evaluation calls an object small, and medium.
 SMALL, MEDIUM = 32**2, 96**2
@@ -39,20 +39,20 @@ class CheckResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values that can be written as json."""
-        counts = dict(Counter(problem.kind for problem in self.problems))
+        counts = dict(count_kinds(self.problems))
         problems = [asdict(problem) for problem in self.problems]
         return {"source": self.source, "counts": counts, "problems": problems, "statistics": self.statistics}
 
     def to_text(self, limit: int | None = 20) -> str:
         """Return everything as text to read, with at most ``limit`` problems of each kind spelled out."""
         lines = [self.source, *_statistics_lines(self.statistics), ""]
-        for kind, count in Counter(problem.kind for problem in self.problems).most_common():
+        for kind, count in count_kinds(self.problems).most_common():
             lines.append(f"{kind}: {count} ({KINDS[kind]})")
             same = [problem for problem in self.problems if problem.kind == kind]
             lines += [f"  {problem}" for problem in same[:limit]]
-            if limit is not None and count > limit:
-                lines.append(f"  and {count - limit} more")
-        lines.append(f"problems: {len(self.problems) or 'none'}")
+            if limit is not None and len(same) > limit:
+                lines.append(f"  and {len(same) - limit} more")
+        lines.append(f"problems: {count_kinds(self.problems).total() or 'none'}")
         return "\n".join(lines)
 
 
@@ -88,12 +88,12 @@ def check_dataset(
         if len(folders) != 1:
             raise ValueError(f"images: expected the one folder that the json's names start from, got {len(folders)}")
         content = read_coco(annotations)
-        names, category_ids = map_categories(content["categories"], classes, annotations)
         check = CocoCheck(
-            content, source=annotations, folder=folders[0], category_ids=category_ids, policy="repair", check_files=True
+            content, source=annotations, folder=folders[0], classes=classes, policy="repair", check_files=True
         )
         files = [image.file for image in check.images]
-        statistics = _statistics(check.images, len(content["images"]), dict(zip(category_ids, names, strict=True)))
+        names = dict(zip(check.category_ids, check.classes, strict=True))
+        statistics = _statistics(check.images, len(content["images"]), names)
         result = CheckResult(f"{annotations} with the images in {folders[0]}", check.problems, statistics)
     result.problems += _check_files(files, decode, threads, progress)
     return result

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from visionlab.data.annotated import AnnotatedPart
 from visionlab.data.coco_check import CheckedImage, CocoCheck
-from visionlab.data.coco_json import is_id, map_categories, read_coco
+from visionlab.data.coco_json import is_id, read_coco
 from visionlab.data.images import ImageError, read_image_by_policy
 from visionlab.data.problems import Policy, Problem, fail_on, summarize
 from visionlab.data.selection import LabelSelection, Selection
@@ -65,6 +65,7 @@ class CocoDataset:
         selection: which images are used, and what is done with faulty ones.
         check_files: read every image's header first (below a millisecond each) to find missing files and wrong sizes;
             without it such faults show when images are loaded.
+        role: what the images are for, "training" or "validation", for messages.
 
     Raises:
         ValueError: if the json is none, a class is not in it, no image remains, boxes are evidently written as corners,
@@ -90,6 +91,7 @@ class CocoDataset:
         labels: LabelSelection,
         selection: Selection,
         check_files: bool = True,
+        role: str = "",
     ) -> None:
         if part is None:
             if annotations is None or images is None:
@@ -97,30 +99,30 @@ class CocoDataset:
             part = AnnotatedPart(read_coco(annotations), images, annotations)
         elif annotations is not None or images is not None:
             raise ValueError("expected the content of a dataset, or annotations and images, got both")
-        content, source, policy = part.content, part.source, selection.policy
-        self.source, self.images = source, part.images
-        self.classes, self.category_ids = map_categories(content["categories"], labels.classes, source)
-        self.policy = policy
+        source, policy = part.source, selection.policy
+        self.source, self.images, self.policy = source, part.images, policy
         check = CocoCheck(
-            content,
+            part.content,
             source=source,
             folder=part.images,
-            category_ids=self.category_ids,
+            classes=labels.classes,
             policy=policy,
             check_files=check_files,
+            role=role,
         )
+        self.classes, self.category_ids = check.classes, check.category_ids
         self.problems = [*part.problems, *map(part.placed, check.problems)]
         fail_on([p for p in self.problems if policy == "fail" or p.kind == "corner-boxes"], source)
         chosen = [image for image in check.images if labels.keep_empty or image.boxes]
         if not chosen:
             why = summarize(self.problems) or "no image has a box of these classes"
             first = f"; the first: {self.problems[0]}" if self.problems else ""
-            count = len(content["images"])
+            count = len(check.content["images"])
             raise ValueError(f"{source} with {part.images}: none of {count} images remains: {why}{first}")
         if selection.limit is not None:
             chosen = choose(chosen, selection.limit, key=lambda image: image.entry["file_name"])
         self.records = [_record(image, self.category_ids) for image in chosen]
-        self.ground_truth = _ground_truth(content, chosen, self.category_ids)
+        self.ground_truth = _ground_truth(check.content, chosen, self.category_ids)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from visionlab.data.annotations import (
     read_box,
     truth_entry,
 )
-from visionlab.data.coco_json import is_id
+from visionlab.data.coco_json import is_id, map_categories
 from visionlab.data.images import ImageError, file_problem, read_image_sizes
 from visionlab.data.problems import Policy, Problem
 
@@ -60,9 +60,14 @@ class CocoCheck:
         content: what ``read_coco`` returned.
         source: the json, for messages.
         folder: where the image files lie.
-        category_ids: the categories to use; annotations of others that the json lists are passed over.
+        classes: the category names to use, in the order of labels; by default all, in the order of their ids.
+            Annotations of other categories that the json lists are passed over.
         policy: under ``repair`` mended images and annotations remain, else faultless ones only.
         check_files: read the header of every image file, else only of those whose size the json does not state.
+        role: what the json is for, "training" or "validation", for messages; may be empty.
+
+    Raises:
+        ValueError: if a category has no id or name, two share one, or a class is not among them.
     """
 
     def __init__(
@@ -71,18 +76,20 @@ class CocoCheck:
         *,
         source: str,
         folder: str,
-        category_ids: Collection[int],
+        classes: Sequence[str] | None = None,
         policy: Policy,
         check_files: bool,
+        role: str = "",
     ) -> None:
-        self.source, self.policy = source, policy
+        self.content, self.source, self.policy, self.role = content, source, policy, role
+        self.classes, self.category_ids = map_categories(content["categories"], classes, source)
         self._left_out = "" if policy == "fail" else "left out"  # what is done where nothing is mended
         self.problems: list[Problem] = []
         self._images: dict[int, CheckedImage] = {}
         self._same: dict[int, int] = {}  # id of an image -> id under which the same file was listed before
         self._list_images(content["images"], folder)
         self._read_sizes(check_files)
-        groups = self._group(content["annotations"], {c["id"] for c in content["categories"]}, set(category_ids))
+        groups = self._group(content["annotations"], {c["id"] for c in content["categories"]}, set(self.category_ids))
         sizes = {number: image.size for number, image in self._images.items() if image.size is not None}
         if are_corners((entry.get("bbox"), sizes[number]) for number in groups for entry in groups[number]):
             detail = "boxes fit their images as x1, y1, x2, y2 but not as COCO's x, y, width, height; convert them"

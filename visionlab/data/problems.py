@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from visionlab.text import printable, shorten
+
 # repair: mend what can be mended and leave out the rest; skip: leave out whatever has a fault; fail: stop, naming all.
 Policy = Literal["repair", "skip", "fail"]
 
@@ -33,7 +35,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a data set.
+    """One fault of a data set, or many of the same kind in one json.
 
     Args:
         kind: a key of ``KINDS``.
@@ -43,6 +45,7 @@ class Problem:
         annotation_id: the annotation's id in the json.
         action: what was done about it, such as "clipped" or "left out"; empty if nothing was.
         place: where the annotation stands if it is not in a json, such as "labels/a.txt, line 3".
+        count: how many entries of the json have this fault; the detail is then that of the first.
     """
 
     kind: str
@@ -52,17 +55,39 @@ class Problem:
     annotation_id: int | str | None = None
     action: str = ""
     place: str = ""
+    count: int = 1
 
     def __str__(self) -> str:
         place = self.place or ("" if self.annotation_id is None else f"annotation {self.annotation_id}")
         where = f"{self.file}, {place}" if place else self.file
-        return f"{where}: {self.kind}: {self.detail}" + (f" ({self.action})" if self.action else "")
+        text = f"{where}: {self.kind}: {self.detail}" + (f" ({self.action})" if self.action else "")
+        return printable(shorten(text, 1000))
+
+
+def count_kinds(problems: Sequence[Problem]) -> Counter[str]:
+    """Return how many entries have a fault of each kind."""
+    counts: Counter[str] = Counter()
+    for problem in problems:
+        counts[problem.kind] += problem.count
+    return counts
 
 
 def summarize(problems: Sequence[Problem]) -> str:
     """Return one line that counts problems by kind and action, the most frequent first; empty if there are none."""
-    counts = Counter((problem.kind, problem.action) for problem in problems)
-    return ", ".join(f"{n} {kind}" + (f" ({action})" if action else "") for (kind, action), n in counts.most_common())
+    counts: Counter[tuple[str, str]] = Counter()
+    for problem in problems:
+        counts[problem.kind, problem.action] += problem.count
+    named = ", ".join(f"{n} {kind}" + (f" ({action})" if action else "") for (kind, action), n in counts.most_common(9))
+    return printable(named) + (f" and {len(counts) - 9} other kinds" if len(counts) > 9 else "")
+
+
+def digest(problems: Sequence[Problem]) -> list[str]:
+    """Return one line for each kind of problem: the only one, or how many there are and the first."""
+    lines = []
+    for kind, count in count_kinds(problems).most_common():
+        same = [problem for problem in problems if problem.kind == kind]
+        lines.append(str(same[0]) if len(same) == 1 else f"{count} x {kind}, the first: {same[0]}")
+    return lines
 
 
 def fail_on(problems: Sequence[Problem], source: str) -> None:
@@ -74,4 +99,5 @@ def fail_on(problems: Sequence[Problem], source: str) -> None:
     if problems:
         shown = "; ".join(str(problem) for problem in problems[:20])
         rest = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ValueError(f"{source}: {len(problems)} problems ({summarize(problems)}): {shown}{rest}")
+        total = count_kinds(problems).total()
+        raise ValueError(f"{source}: {total} problems ({summarize(problems)}): {shown}{rest}")

@@ -170,13 +170,14 @@ def coco(
             seed=validation.split_seed,
         )
         annotations, val_annotations = (os.path.abspath(path) for path in split)
-    train = _coco(root, annotations, files.images, labels=labels, selection=selection)
+    train = _coco(root, annotations, files.images, labels=labels, selection=selection, role="training")
     if all(record.crowd.all() for record in train.records):
         raise ValueError(f"{train.source}: expected a box to train on in at least one of {len(train)} images, got none")
     if val_annotations is None:
         return LabelledData(train, None)
     images, policy = validation.val_images or files.images, selection.policy
-    return LabelledData(train, _coco(root, val_annotations, images, classes=train.classes, policy=policy))
+    val = _coco(root, val_annotations, images, classes=train.classes, policy=policy, role="validation")
+    return LabelledData(train, val)
 
 
 @flat_settings
