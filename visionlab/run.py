@@ -111,6 +111,8 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
         _say(f"detector: {load_detector_weights(detector, run.detector, min_matched=run.min_matched)}")
     _load(run, detector.backbone)
     loader, problems = build.labelled_loader(run, data, device)
+    for note in data.notes:
+        _say(f"data: {note}")
     _tell("training data", problems)
     if data.val:
         _tell("validation data", data.val.problems)

@@ -139,3 +139,15 @@ def test_shipped_examples_read_real_data(test_data, tmp_path, name, images):
     assert unlabelled.sampler.length == images[0]
     views = next(unlabelled.batches(0)).views
     assert views[0].shape == (2, 3, run.pretext.image_size, run.pretext.image_size)
+
+
+def test_copies_among_training_and_validation_images_are_told(root):
+    """By bytes and by name; here each image is its own copy."""
+    settings = {"root": str(root), "annotations": "a.json", "images": "images"}
+    (note,) = coco(root / "run", **settings, val_annotations="a.json").notes
+    assert note.startswith("leak: 10 of 10 images of val are copies of one of train: ")
+    assert note.endswith("(equal bytes), and 9 more; `visionlab check-data` names all")
+    (note,) = coco(root / "run", **settings, val_fraction=0.2, near_copies=0).notes
+    assert note.startswith("split: ")
+    with pytest.raises(ValueError, match="near_copies: no effect without val_fraction"):
+        coco(root, **settings, near_copies=0)

@@ -53,6 +53,16 @@ class PhotoGroups:
             groups[label].append(index)
         return list(groups.values())
 
+    def describe(self, files: Sequence[str]) -> str:
+        """Return how many photos these files are of, why, and how large the largest group is, in words."""
+        groups = self.members()
+        if len(groups) == len(files):
+            return f"{len(files)} photos, none of them twice"
+        kinds = ", ".join(f"{count} by {kind}" for kind, count in self.joined.items() if count)
+        largest = max(groups, key=len)
+        names = f"{files[largest[0]]} … {files[largest[-1]]}"
+        return f"{len(files)} images of {len(groups)} photos (copies: {kinds}), up to {len(largest)} of one: {names}"
+
 
 def group_photos(
     files: Sequence[str], *, near_copies: float | None = NEAR_COPIES, progress: Progress | None = None

@@ -62,7 +62,7 @@ class Looks:
         values = gray.reshape(len(kept), _ROWS * _COLUMNS)
         values -= values.mean(axis=1, keepdims=True)
         values /= np.linalg.norm(values, axis=1, keepdims=True)
-        return cls(np.array(kept, dtype=np.int64), signs.reshape(len(kept), -1), values)
+        return cls(np.array(kept, dtype=np.int64), signs.reshape(len(kept), _ROWS * (_COLUMNS - 1)), values)
 
     def within(self, images: range) -> Looks:
         """Return the looks of these images only."""

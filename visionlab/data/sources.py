@@ -15,10 +15,14 @@ from rich.progress import Progress
 
 from visionlab import distributed
 from visionlab.checks import check_in
+from visionlab.data.annotated import AnnotatedPart
 from visionlab.data.coco import CocoDataset
+from visionlab.data.coco_json import read_coco
+from visionlab.data.copies import find_leaks
 from visionlab.data.folder import ImageFolder
+from visionlab.data.looks import NEAR_COPIES
 from visionlab.data.selection import LabelSelection, Selection
-from visionlab.data.split import split_coco
+from visionlab.data.split import split_part
 from visionlab.data.synthetic import SyntheticSettings, write_synthetic
 from visionlab.settings import Settings, flat_settings
 
@@ -54,15 +58,20 @@ class Validation(Settings):
     Args:
         val_fraction: evaluate on this share of the training images, between 0 and 1, and train on the others.
         split_seed: another seed, another split.
+        near_copies: copies of one photo are not divided: those that Roboflow made, equal files, and images that look
+            the same. These may differ in this share of a hash of 256 comparisons, from 0 to 1; 0 leaves looks out.
     """
 
     val_fraction: float | None = None
     split_seed: int = 0
+    near_copies: float = NEAR_COPIES
 
     def __post_init__(self) -> None:
         check_in("(0, 1)", val_fraction=self.val_fraction)
-        if self.val_fraction is None and self.split_seed:
-            raise ValueError("split_seed: no effect without val_fraction")
+        check_in("[0, 1]", near_copies=self.near_copies)
+        for name, default in (("split_seed", 0), ("near_copies", NEAR_COPIES)):
+            if self.val_fraction is None and getattr(self, name) != default:
+                raise ValueError(f"{name}: no effect without val_fraction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +144,17 @@ PRETRAIN_DATA: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Images to train on, and those to evaluate on, if any, with the same classes in the same order."""
+    """Images to train on, and those to evaluate on, if any, with the same classes in the same order.
+
+    Args:
+        train: the images to train on.
+        val: those to evaluate on.
+        notes: what is worth saying about them, one line each.
+    """
 
     train: CocoDataset
     val: CocoDataset | None
+    notes: tuple[str, ...] = ()
 
 
 @flat_settings
@@ -161,23 +177,51 @@ def coco(
         labels: which classes are used, and whether images without a box are trained on.
         selection: which images are trained on, and what is done with faulty ones.
     """
-    root, annotations, val_annotations = where.root, files.annotations, validation.val_annotations
+
+    def read(annotations: str, images: str) -> AnnotatedPart:
+        file = os.path.join(where.root, annotations)
+        return AnnotatedPart(read_coco(file), os.path.join(where.root, images), file)
+
+    part = read(files.annotations, files.images)
+    val_part = None
     if validation.val_fraction is not None:
-        split = split_coco(
-            os.path.join(root, annotations),
+        part, val_part = split(part, out, validation)
+    elif validation.val_annotations is not None:
+        val_part = read(validation.val_annotations, validation.val_images or files.images)
+    train = CocoDataset(part, labels=labels, selection=selection, role="training")
+    if all(record.crowd.all() for record in train.records):
+        raise ValueError(f"{train.source}: expected a box to train on in at least one of {len(train)} images, got none")
+    if val_part is None:
+        return LabelledData(train, None, part.notes)
+    val = CocoDataset(val_part, classes=train.classes, policy=selection.policy, role="validation")
+    return LabelledData(train, val, (*part.notes, *leak_notes(train, val)))
+
+
+def leak_notes(train: CocoDataset, val: CocoDataset) -> list[str]:
+    """Return a line if images to evaluate on are copies of images to train on, as far as names and bytes tell.
+
+    Looks, for which every image must be decoded, are left to the checker.
+    """
+    if not distributed.is_main():
+        return []
+    parts = {name: [record.file for record in part.records] for name, part in (("train", train), ("val", val))}
+    return [f"leak: {leak}; `visionlab check-data` names all" for leak in find_leaks(parts, near_copies=None)]
+
+
+def split(part: AnnotatedPart, out: Path, validation: Validation) -> tuple[AnnotatedPart, AnnotatedPart]:
+    """Split images into those to train on and those to evaluate on, with a bar that shows how far it has come."""
+    assert validation.val_fraction is not None
+    console = Console()
+    with Progress(console=console, transient=True, disable=not (distributed.is_main() and console.is_terminal)) as bars:
+        bar = bars.add_task("looking for copies", total=None)
+        return split_part(
+            part,
             folder=str(out),
             val_fraction=validation.val_fraction,
             seed=validation.split_seed,
+            near_copies=validation.near_copies,
+            progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
-        annotations, val_annotations = (os.path.abspath(path) for path in split)
-    train = _coco(root, annotations, files.images, labels=labels, selection=selection, role="training")
-    if all(record.crowd.all() for record in train.records):
-        raise ValueError(f"{train.source}: expected a box to train on in at least one of {len(train)} images, got none")
-    if val_annotations is None:
-        return LabelledData(train, None)
-    images, policy = validation.val_images or files.images, selection.policy
-    val = _coco(root, val_annotations, images, classes=train.classes, policy=policy, role="validation")
-    return LabelledData(train, val)
 
 
 @flat_settings
