@@ -84,7 +84,7 @@ def draw_batch(images: int, size: tuple[int, int]) -> ImageBatch:
 
 def step(detector: TwoStageDetector, batch: ImageBatch, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
-    torch.stack(list(detector(batch).values())).sum().backward()
+    torch.stack(list(detector.losses(batch).values())).sum().backward()
     optimizer.step()
 
 

@@ -96,6 +96,11 @@ class ImageBatch(_Movable):
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the batch in pixels, padding included."""
+        return (self.pixels.shape[2], self.pixels.shape[3])
+
 
 @dataclass
 class ViewBatch(_Movable):

@@ -58,12 +58,11 @@ def test_losses_by_formula():
         return rows, chosen
 
     head.sampler = spy
-    detections, losses = head(features, proposals, make_batch(targets))
-    assert detections == []
+    losses = head.losses(features, proposals, make_batch(targets))
 
     candidates = [torch.cat((p, t.boxes)) for p, t in zip(proposals, targets, strict=True)]
     rois = to_rois([c[[row for row, _ in rows]] for c, rows in zip(candidates, picked, strict=True)])
-    scores, offsets = head.predict(features, rois)
+    scores, offsets = head.predict(head.hidden(features, rois))
     classes = boxes = 0.0
     matches = [(image, match) for image, rows in enumerate(picked) for _, match in rows]
     for (image, match), roi, score, offset in zip(
@@ -92,7 +91,7 @@ def test_objects_are_proposals_and_crowds_are_not():
     head.sampler = lambda matches, seed: seen.append(matches) or (torch.arange(1), torch.ones(1, dtype=torch.bool))
     target = make_target([[10, 8, 30, 25], [0, 0, 80, 64]], [2, 0], [False, True])
     far_away = torch.tensor([[50.0, 40.0, 60.0, 50.0]])
-    head(make_features(), [far_away, far_away], make_batch([target, make_target([], [])]))
+    head.losses(make_features(), [far_away, far_away], make_batch([target, make_target([], [])]))
     assert seen[0].tolist() == [-2, 0]
     assert seen[1].tolist() == [-1]
 
@@ -102,9 +101,9 @@ def test_rows_that_only_fill_up_do_not_count():
     head = make_head()
     keep = torch.arange(6)
     head.sampler = lambda matches, seed: (keep, torch.ones(6, dtype=torch.bool))
-    expected = head(make_features(), make_proposals(), make_batch(targets))[1]
+    expected = head.losses(make_features(), make_proposals(), make_batch(targets))
     head.sampler = lambda matches, seed: (torch.arange(9), torch.arange(9) < 6)
-    losses = head(make_features(), make_proposals(), make_batch(targets))[1]
+    losses = head.losses(make_features(), make_proposals(), make_batch(targets))
     for name, loss in losses.items():
         torch.testing.assert_close(loss, expected[name])
 
@@ -112,10 +111,9 @@ def test_rows_that_only_fill_up_do_not_count():
 def test_detections_by_loops():
     head = make_head(score_threshold=0.2, nms_threshold=0.4, max_detections=12)
     features, proposals, batch = make_features(), make_proposals(), make_batch()
-    detections, losses = head(features, proposals, batch)
-    assert losses == {}
+    detections = head.detect(features, proposals, batch.sizes)
     with torch.no_grad():
-        scores, offsets = head.predict(features, to_rois(proposals))
+        scores, offsets = head.predict(head.hidden(features, to_rois(proposals)))
     for image, (height, width) in enumerate(batch.sizes):
         found = []
         for label in range(CLASSES):
@@ -144,8 +142,8 @@ def test_detections_by_loops():
 
 def test_no_proposals_at_all():
     head, nothing = make_head(), [torch.zeros(0, 4)] * 2
-    assert [len(found) for found in head(make_features(), nothing, make_batch())[0]] == [0, 0]
-    _, losses = head(make_features(), nothing, make_batch([make_target([], [])] * 2))
+    assert [len(found) for found in head.detect(make_features(), nothing, make_batch().sizes)] == [0, 0]
+    losses = head.losses(make_features(), nothing, make_batch([make_target([], [])] * 2))
     sum(losses.values()).backward()
     assert {name: loss.item() for name, loss in losses.items()} == {"classes": 0, "boxes": 0}
     assert all(parameter.grad.abs().sum() == 0 for parameter in head.parameters())
@@ -154,21 +152,21 @@ def test_no_proposals_at_all():
 def test_scores_that_are_not_finite_are_not_detected():
     head = make_head()
     torch.nn.init.constant_(head.classes.weight, math.nan)
-    assert [len(found) for found in head(make_features(), make_proposals(), make_batch())[0]] == [0, 0]
+    assert [len(found) for found in head.detect(make_features(), make_proposals(), make_batch().sizes)] == [0, 0]
 
 
 def test_offsets_shared_by_all_classes():
     class SharedOffsets(FastRCNNHead):
-        def predict(self, features, rois):
-            scores, offsets = super().predict(features, rois)
+        def predict(self, hidden):
+            scores, offsets = super().predict(hidden)
             return scores, offsets[:, :1]
 
     torch.manual_seed(0)
     head = SharedOffsets(4, [8, 16], CLASSES, fc_channels=16)
     targets = [make_target([[10, 8, 30, 25]], [2]), make_target([[60, 10, 90, 42]], [1])]
-    _, losses = head(make_features(), make_proposals(), make_batch(targets))
+    losses = head.losses(make_features(), make_proposals(), make_batch(targets))
     assert losses["boxes"] > 0
-    assert len(head(make_features(), make_proposals(), make_batch())[0]) == 2
+    assert len(head.detect(make_features(), make_proposals(), make_batch().sizes)) == 2
 
 
 def test_strides_must_double():

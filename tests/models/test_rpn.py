@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from visionlab.models.rpn import RPN
+from visionlab.models.rpn import RPN, ProposalLimits
 from visionlab.ops import nms
 from visionlab.structures import ImageBatch, Target
 
@@ -36,6 +36,16 @@ def make_rpn(**settings) -> RPN:
     for layer in (rpn.conv, rpn.objectness, rpn.offsets):
         torch.nn.init.normal_(layer.weight, std=0.4)
     return rpn
+
+
+def losses_of(rpn: RPN, features: list[Tensor], batch: ImageBatch) -> dict[str, Tensor]:
+    return rpn.losses(rpn.predict(features, batch.padded_size), batch)
+
+
+def proposals_of(
+    rpn: RPN, features: list[Tensor], batch: ImageBatch, limits: ProposalLimits | None = None
+) -> list[Tensor]:
+    return rpn.propose(rpn.predict(features, batch.padded_size), batch.sizes, limits or rpn.test_limits)
 
 
 def slow_predictions(rpn: RPN, features: list[Tensor], image: int) -> list[tuple[int, float, list[float], list[float]]]:
@@ -70,7 +80,7 @@ def test_losses_by_formula():
         return rows, chosen
 
     rpn.sampler = spy
-    _, losses = rpn(features, make_batch(targets))
+    losses = losses_of(rpn, features, make_batch(targets))
 
     objectness = boxes = count = 0.0
     for image, rows in enumerate(picked):
@@ -101,8 +111,7 @@ def test_losses_by_formula():
 def test_proposals_by_loops():
     rpn, features = make_rpn(test_candidates=50, test_proposals=30), make_features()
     batch = make_batch()
-    proposals, losses = rpn(features, batch)
-    assert losses == {}
+    proposals = proposals_of(rpn, features, batch)
     for image, (height, width) in enumerate(batch.sizes):
         predictions, kept = slow_predictions(rpn, features, image), []
         for level in range(2):
@@ -123,27 +132,28 @@ def test_proposals_by_loops():
         assert not proposals[image].requires_grad
 
 
-def test_more_proposals_with_targets():
+def test_the_number_of_proposals_is_what_the_caller_asks_for():
     rpn = make_rpn(test_proposals=3, train_proposals=7)
-    assert [len(p) for p in rpn(make_features(), make_batch())[0]] == [3, 3]
-    assert [len(p) for p in rpn(make_features(), make_batch([make_target([])] * 2))[0]] == [7, 7]
+    for limits, count in ((rpn.test_limits, 3), (rpn.train_limits, 7), (ProposalLimits(50, 5), 5)):
+        for batch in (make_batch(), make_batch([make_target([])] * 2)):  # whether there are targets or not
+            assert [len(found) for found in proposals_of(rpn, make_features(), batch, limits)] == [count, count]
 
 
 def test_samples_depend_on_seeds_alone():
     rpn, features = make_rpn(samples_per_image=10), make_features()
     batch = make_batch([make_target([[10, 8, 30, 25]]), make_target([[60, 10, 90, 42]])])
-    first = rpn(features, batch)[1]
+    first = losses_of(rpn, features, batch)
     torch.manual_seed(1234)
-    assert rpn(features, batch)[1] == first
+    assert losses_of(rpn, features, batch) == first
     batch.seeds = [3, 4]
-    assert rpn(features, batch)[1] != first
+    assert losses_of(rpn, features, batch) != first
 
 
 def test_anchors_in_crowds_do_not_count():
     rpn, seen = make_rpn(), []
     rpn.sampler = lambda matches, seed: seen.append(matches) or (torch.arange(1), torch.ones(1, dtype=torch.bool))
     everything = make_target([[0, 0, 96, 64], [8, 8, 24, 24]], [True, False])
-    rpn(make_features(), make_batch([everything, make_target([])]))
+    losses_of(rpn, make_features(), make_batch([everything, make_target([])]))
     anchors = torch.tensor([row[3] for row in slow_predictions(rpn, make_features(), 0)])
     inside = (anchors[:, 0] >= 0) & (anchors[:, 1] >= 0) & (anchors[:, 2] <= 96) & (anchors[:, 3] <= 64)
     assert set(seen[0][inside].tolist()) == {0, -2}
@@ -155,11 +165,11 @@ def test_predictions_that_are_not_finite_are_not_proposed():
     rpn, features = make_rpn(), make_features()
     features[0][0, 0, 0, 0] = math.nan
     features[1][1, 1, 1, 1] = math.inf
-    for proposals in rpn(features, make_batch())[0]:
+    for proposals in proposals_of(rpn, features, make_batch()):
         assert len(proposals) > 0
         assert proposals.isfinite().all()
     features[0][:] = features[1][:] = math.nan
-    assert [len(proposals) for proposals in rpn(features, make_batch())[0]] == [0, 0]
+    assert [len(proposals) for proposals in proposals_of(rpn, features, make_batch())] == [0, 0]
 
 
 def test_anchor_steps():
@@ -169,7 +179,7 @@ def test_anchor_steps():
     for steps, expected in (("stride", [0, 32, 64]), ("image", [0, 26, 52])):
         rpn = RPN(4, [32], anchor_sizes=[[8]], anchor_ratios=(1.0,), anchor_steps=steps)
         torch.nn.init.zeros_(rpn.offsets.weight)
-        centers = (rpn(features, batch)[0][0][:, 2] - 4).unique().tolist()
+        centers = (proposals_of(rpn, features, batch)[0][:, 2] - 4).unique().tolist()
         assert [round(center) for center in centers] == expected
 
 

@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList  # noqa: E402
 from torchvision.ops import FrozenBatchNorm2d  # noqa: E402
 
 from visionlab.models.detector import build_detector, read_detector, save_detector  # noqa: E402
+from visionlab.models.rpn import ProposalLimits  # noqa: E402
 from visionlab.models.torchvision_weights import build_from_torchvision, from_torchvision, to_torchvision  # noqa: E402
 from visionlab.structures import ImageBatch, Target  # noqa: E402
 
@@ -124,7 +125,7 @@ def pair(request):
     kinds = {type(module).__name__ for module in theirs.modules()}
     assert kinds & {"FrozenBatchNorm2d", "BatchNorm2d"} == {request.param}
     ours = build_from_torchvision(theirs.state_dict(), CLASSES)
-    theirs.rpn._post_nms_top_n["testing"], ours.rpn.test_limits = 300, (1000, 300)  # to save time
+    theirs.rpn._post_nms_top_n["testing"], ours.rpn.test_limits = 300, ProposalLimits(1000, 300)  # to save time
     return theirs, ours
 
 
@@ -149,7 +150,7 @@ def test_losses_are_torchvisions(pair):
     theirs.rpn.fg_bg_sampler, ours.rpn.sampler = SpreadPeerSampler(30, 100), SpreadSampler(30, 100)
     theirs.roi_heads.fg_bg_sampler, ours.head.sampler = SpreadPeerSampler(20, 60), SpreadSampler(20, 60)
     _, expected = run_torchvision(theirs, batch, with_targets=True)
-    losses = ours(batch)
+    losses = ours.losses(batch)
     assert ours.rpn.sampler.num_positives >= 20
     assert ours.head.sampler.num_positives >= 20
     peers = {
@@ -169,7 +170,7 @@ def test_anchors_are_torchvisions(pair):
     batch = random_batch()
     features = [torch.zeros(1, 1, -(-192 // stride), -(-224 // stride)) for stride in ours.rpn.strides]
     expected = theirs.rpn.anchor_generator(ImageList(batch.pixels, batch.sizes), features)[0]
-    assert torch.equal(torch.cat(ours.rpn._anchors(features, batch)), expected)
+    assert torch.equal(torch.cat(ours.rpn._anchors(features, batch.padded_size)), expected)
 
 
 def test_weights_survive_the_way_there_and_back(pair):

@@ -9,6 +9,7 @@ from visionlab import distributed
 from visionlab.models.detector import build_detector
 from visionlab.models.matching import BalancedSampler
 from visionlab.models.norm import batch_norms
+from visionlab.models.rpn import ProposalLimits
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.ops.boxes import box_iou
 from visionlab.structures import ImageBatch, Target
@@ -51,7 +52,7 @@ def rectangles(count: int, seed: int = 0, size: int = 96, per_image: int = 2) ->
 def test_losses_and_gradients():
     detector = make_detector()
     detector.rpn.sampler = BalancedSampler(10**5, 0.5)  # all anchors, so that every level has some
-    losses = detector(rectangles(2))
+    losses = detector.losses(rectangles(2))
     assert list(losses) == LOSSES
     assert all(loss.isfinite() and loss > 0 for loss in losses.values())
     sum(losses.values()).backward()
@@ -68,7 +69,7 @@ def test_images_without_objects(crowd):
     if crowd:
         whole = Target(torch.tensor([[-100.0, -100.0, 200.0, 200.0]]), torch.tensor([1]), torch.tensor([True]))
         batch.targets = [whole, whole]
-    losses = detector(batch)
+    losses = detector.losses(batch)
     sum(losses.values()).backward()
     assert losses["rpn/boxes"] == losses["head/boxes"] == 0
     assert all(loss.isfinite() for loss in losses.values())
@@ -81,7 +82,7 @@ def test_images_without_objects(crowd):
 def test_an_object_without_area_or_outside_the_image_leaves_the_losses_finite():
     batch = rectangles(1)
     batch.targets[0].boxes = torch.tensor([[10.0, 10.0, 10.0, 40.0], [500.0, 500.0, 540.0, 540.0]])
-    losses = make_detector()(batch)
+    losses = make_detector().losses(batch)
     assert all(loss.isfinite() for loss in losses.values())
 
 
@@ -120,40 +121,96 @@ def test_detect_does_not_look_at_targets_and_has_no_gradient():
         assert not found.scores.requires_grad
 
 
+def test_losses_in_evaluation_mode_are_those_of_training_when_nothing_depends_on_the_mode():
+    detector, batch = make_detector(norm="frozen"), rectangles(2)
+    expected = detector.train().losses(batch)
+    losses = detector.eval().losses(batch)
+    assert list(losses) == LOSSES
+    assert losses == expected
+    assert detector.losses(batch, limits=ProposalLimits(5, 5))["head/classes"] != expected["head/classes"]
+
+
+def test_a_call_gives_losses_in_training_mode_and_detections_in_evaluation_mode():
+    detector, batch = make_detector(norm="frozen", score_threshold=0.0), rectangles(2)
+    assert detector.train()(batch) == detector.losses(batch)
+    for found, expected in zip(detector.eval()(batch), detector.detect(batch), strict=True):
+        assert torch.equal(found.boxes, expected.boxes)
+
+
+def modes(detector: TwoStageDetector) -> list[bool]:
+    return [module.training for module in detector.modules()]
+
+
+@pytest.mark.parametrize("call", ["detect", "propose"])
+def test_detecting_changes_neither_statistics_nor_modes(call):
+    detector, batch = make_detector(score_threshold=0.0).train(), rectangles(2)
+    detector.backbone.model.layer1.eval()  # a mode of its own
+    detector.head.eval()
+    before, state = modes(detector), {name: value.clone() for name, value in detector.state_dict().items()}
+    assert any(before)
+    assert not all(before)
+    first = getattr(detector, call)(batch)
+    assert modes(detector) == before
+    for name, value in detector.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    again = getattr(detector.eval(), call)(batch)
+    for found, expected in zip(first, again, strict=True):
+        boxes = (found, expected) if call == "propose" else (found.boxes, expected.boxes)
+        assert len(found) > 0
+        assert torch.equal(*boxes)
+
+
+def test_modes_come_back_after_an_error():
+    detector, batch = make_detector(norm="frozen").train(), rectangles(1)
+    before = modes(detector)
+    detector.head.predict = lambda hidden: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        detector.detect(batch)
+    assert modes(detector) == before
+
+
+def test_proposals_by_themselves():
+    detector, batch = make_detector(), rectangles(2)
+    few = detector.propose(batch, limits=ProposalLimits(50, 7))
+    assert [len(found) for found in few] == [7, 7]
+    assert all(len(found) > 7 for found in detector.propose(batch))
+    assert not few[0].requires_grad
+
+
 def test_what_the_losses_need_is_asked_for():
     detector, batch = make_detector(), rectangles(2)
     batch.seeds = [1]
     with pytest.raises(ValueError, match=r"each of 2 images, got 2 targets and 1 seeds"):
-        detector(batch)
+        detector.losses(batch)
     batch.targets = []
     with pytest.raises(ValueError, match="got 0 targets"):
-        detector(batch)
+        detector.losses(batch)
 
 
 def test_under_autocast_boxes_and_losses_are_float32():
     detector, batch = make_detector(), rectangles(2)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = detector(batch)
+        losses = detector.losses(batch)
         found = detector.eval().detect(batch)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     assert {found[0].boxes.dtype, found[0].scores.dtype} == {torch.float32}
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in detector.parameters())
-    for name, loss in make_detector()(batch).items():
+    for name, loss in make_detector().losses(batch).items():
         torch.testing.assert_close(losses[name], loss, rtol=0.1, atol=0.02)
 
 
 def test_channels_last_changes_nothing():
     detector, batch = make_detector().eval(), rectangles(2)
-    expected = detector(batch)
-    losses = detector.to(memory_format=torch.channels_last)(batch)
+    expected = detector.losses(batch)
+    losses = detector.to(memory_format=torch.channels_last).losses(batch)
     for name, loss in losses.items():
         torch.testing.assert_close(loss, expected[name], rtol=1e-3, atol=1e-5)
 
 
 def test_a_detector_in_double_precision_computes_in_it():
     detector, batch = make_detector().double(), rectangles(2)
-    losses = detector(batch)
+    losses = detector.losses(batch)
     assert {loss.dtype for loss in losses.values()} == {torch.float64}
     sum(losses.values()).backward()
     loss = losses["rpn/objectness"].item()
@@ -170,7 +227,7 @@ def test_learns_a_few_images_by_heart():
     for step in range(num_steps):
         optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / num_steps)
         batch.seeds = [1000 * step + i for i in range(len(batch))]
-        losses = detector(batch)
+        losses = detector.losses(batch)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()

@@ -94,8 +94,8 @@ class FastRCNNHead(RoIHead):
         """Return the last two layers; see ``RoIHead.class_blocks``."""
         return {"classes.weight": 1, "classes.bias": 1, "offsets.weight": 0, "offsets.bias": 0}
 
-    def predict(self, features: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
-        """Look at RoIs; see ``RoIHead.predict``. Maps beyond those of ``strides`` are not looked at."""
+    def hidden(self, features: list[Tensor], rois: Tensor) -> Tensor:
+        """Return ``(K, fc_channels)``; see ``RoIHead.hidden``. Maps beyond those of ``strides`` are not looked at."""
         pooled = pool_rois(
             features[: len(self.strides)],
             self.strides,
@@ -105,5 +105,8 @@ class FastRCNNHead(RoIHead):
             aligned=self.aligned,
             canonical_size=self.canonical_size,
         )
-        hidden = F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
+        return F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
+
+    def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return classes and boxes, one per class; see ``RoIHead.predict``."""
         return self.classes(hidden), self.offsets(hidden).unflatten(1, (self.num_classes, 4))

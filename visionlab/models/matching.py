@@ -83,7 +83,7 @@ def match_boxes(
     return torch.where(in_crowd & (matches == BACKGROUND), IGNORED, matches)
 
 
-class Sampler(Protocol):
+class CandidateSampler(Protocol):
     """Chooses the candidates of one image that a loss looks at."""
 
     def __call__(self, matches: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ class BalancedSampler:
         self.max_positives = int(samples_per_image * positive_fraction)
 
     def __call__(self, matches: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Choose candidates; see ``Sampler``."""
+        """Choose candidates; see ``CandidateSampler``."""
         generator = torch.Generator(matches.device).manual_seed(seed)
         keys = torch.rand(len(matches), generator=generator, device=matches.device)
         size = min(self.samples, len(matches))
@@ -148,7 +148,7 @@ class Samples:
     labels: Tensor
 
 
-def draw_samples(matches: Tensor, objects: Target, sampler: Sampler, seed: int) -> Samples:
+def draw_samples(matches: Tensor, objects: Target, sampler: CandidateSampler, seed: int) -> Samples:
     """Choose candidates of one image and look up what they stand for.
 
     Args:

@@ -11,18 +11,25 @@ from torch.nn import functional as F
 from visionlab import distributed
 from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
-from visionlab.models.matching import BalancedSampler, Sampler, Samples, draw_samples, match_boxes, split_crowds
+from visionlab.models.matching import (
+    BalancedSampler,
+    CandidateSampler,
+    Samples,
+    draw_samples,
+    match_boxes,
+    split_crowds,
+)
 from visionlab.ops import batched_nms
 from visionlab.ops.boxes import clip_boxes_to_image
 from visionlab.precision import upcast
 from visionlab.seeding import derive_seed
 from visionlab.structures import Detections, ImageBatch
 
-MIN_SIDE = 1e-2
+MIN_DETECTION_SIDE = 1e-2  # in pixels
 
 
 class RoIHead(nn.Module, ABC):
-    """Classifies proposals and refines their boxes; a subclass says how, in ``predict``.
+    """Classifies proposals and refines their boxes; a subclass says how, in ``hidden`` and ``predict``.
 
     Background is the last of the ``num_classes + 1`` scores, so that a label is the index of its score.
 
@@ -40,7 +47,7 @@ class RoIHead(nn.Module, ABC):
         max_detections: best detections of an image that stay.
 
     Attributes:
-        sampler: what chooses the RoIs that the losses look at; any ``Sampler`` may take its place.
+        sampler: what chooses the RoIs that the losses look at; any ``CandidateSampler`` may take its place.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class RoIHead(nn.Module, ABC):
         check_at_least(1, num_classes=num_classes, max_detections=max_detections)
         self.num_classes = num_classes
         self.positive_iou = positive_iou
-        self.sampler: Sampler = BalancedSampler(samples_per_image, positive_fraction)
+        self.sampler: CandidateSampler = BalancedSampler(samples_per_image, positive_fraction)
         self.box_weights = box_weights
         self.smooth_l1_beta = smooth_l1_beta
         self.score_threshold = score_threshold
@@ -78,47 +85,75 @@ class RoIHead(nn.Module, ABC):
 
         Returns:
             For the name of each tensor whose first dimension is one block of rows for each class, in the order of
-            labels, how many blocks come after these: 1 where background has one, else 0. All blocks are of one size.
+            labels, how many blocks come after these: 1 where background has one, else 0. All blocks are of one size: 1
+            row for a class score, 4 for its box, k * k for position-sensitive score maps.
         """
 
     @abstractmethod
-    def predict(self, features: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
-        """Look at RoIs.
+    def hidden(self, features: list[Tensor], rois: Tensor) -> Tensor:
+        """Return what each RoI looks like, before anything is predicted from it.
 
         Args:
             features: one ``(N, C, H, W)`` map per level, finest first.
             rois: ``(K, 5)``: index of the image in the batch, then the box in pixels.
 
         Returns:
+            ``(K, ...)``, of whatever form ``predict`` takes.
+        """
+
+    @abstractmethod
+    def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return classes and boxes of RoIs.
+
+        Args:
+            hidden: ``(K, ...)`` of ``hidden``.
+
+        Returns:
             ``(K, num_classes + 1)`` scores before the softmax, background last, and ``(K, num_classes, 4)`` box
             offsets, or ``(K, 1, 4)`` where all classes share them.
         """
 
-    def forward(
-        self, features: list[Tensor], proposals: list[Tensor], batch: ImageBatch
-    ) -> tuple[list[Detections], dict[str, Tensor]]:
-        """Compare the proposals with the targets if there are any, else turn them into detections.
+    def losses(self, features: list[Tensor], proposals: list[Tensor], batch: ImageBatch) -> dict[str, Tensor]:
+        """Compare a sample of the proposals with the targets.
 
         Args:
             features: one ``(N, C, H, W)`` map per level, finest first.
             proposals: ``(P, 4)`` per image, in pixels.
-            batch: the images' sizes; with targets also the targets and seeds.
+            batch: targets and seeds.
 
         Returns:
-            detections: one ``Detections`` per image, inside the image, in pixels of the batch; empty with targets.
-            losses: ``classes`` and ``boxes``, scalars; empty without targets.
+            ``classes`` and ``boxes``, scalars.
         """
-        if batch.targets:
-            images, rois = self._sample(proposals, batch)
-            scores, offsets = self.predict(features, rois)
-            return [], self._losses(upcast(scores), upcast(offsets), rois, images)
+        images, rois = self.sample(proposals, batch)
+        scores, offsets = self.predict(self.hidden(features, rois))
+        return self._compare(upcast(scores), upcast(offsets), rois, images)
+
+    def detect(self, features: list[Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]) -> list[Detections]:
+        """Turn proposals into detections.
+
+        Args:
+            features: one ``(N, C, H, W)`` map per level, finest first.
+            proposals: ``(P, 4)`` per image, in pixels.
+            sizes: height and width of each image in pixels, without padding.
+
+        Returns:
+            One ``Detections`` per image, inside the image, in pixels of the batch.
+        """
         rois = to_rois(proposals)
-        scores, offsets = self.predict(features, rois)
-        return self._detections(upcast(scores), upcast(offsets), rois, batch.sizes), {}
+        scores, offsets = self.predict(self.hidden(features, rois))
+        return self.select(upcast(scores), upcast(offsets), rois, sizes)
 
     @torch.no_grad()
-    def _sample(self, proposals: list[Tensor], batch: ImageBatch) -> tuple[list[Samples], Tensor]:
-        """Return each image's samples of its proposals and objects, and the ``(K, 5)`` RoIs of all."""
+    def sample(self, proposals: list[Tensor], batch: ImageBatch) -> tuple[list[Samples], Tensor]:
+        """Choose the RoIs that the losses look at, and find what they stand for.
+
+        Args:
+            proposals: ``(P, 4)`` per image, in pixels.
+            batch: targets and seeds.
+
+        Returns:
+            Each image's samples of its proposals and objects, and the ``(K, 5)`` RoIs of all images.
+        """
         images, boxes = [], []
         for boxes_in_image, (objects, crowds), seed in zip(
             proposals, split_crowds(batch.targets), batch.seeds, strict=True
@@ -132,7 +167,7 @@ class RoIHead(nn.Module, ABC):
             boxes.append(candidates[images[-1].rows])
         return images, to_rois(boxes)
 
-    def _losses(self, scores: Tensor, offsets: Tensor, rois: Tensor, images: list[Samples]) -> dict[str, Tensor]:
+    def _compare(self, scores: Tensor, offsets: Tensor, rois: Tensor, images: list[Samples]) -> dict[str, Tensor]:
         """Return the losses of ``(K, classes + 1)`` scores and ``(K, classes or 1, 4)`` offsets."""
         chosen = torch.cat([image.chosen for image in images])
         positive = torch.cat([image.positive for image in images])
@@ -149,10 +184,18 @@ class RoIHead(nn.Module, ABC):
         }
 
     @torch.no_grad()
-    def _detections(
-        self, scores: Tensor, offsets: Tensor, rois: Tensor, sizes: list[tuple[int, int]]
-    ) -> list[Detections]:
-        """Return the detections of each image."""
+    def select(self, scores: Tensor, offsets: Tensor, rois: Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:
+        """Keep the predictions that are detections: those that score enough, and of alike ones the best.
+
+        Args:
+            scores: ``(K, num_classes + 1)`` before the softmax.
+            offsets: ``(K, num_classes, 4)`` or ``(K, 1, 4)``.
+            rois: ``(K, 5)``: index of the image in the batch, then the box in pixels.
+            sizes: height and width of each image in pixels, without padding.
+
+        Returns:
+            One ``Detections`` per image, inside the image, without gradient.
+        """
         scores = scores.softmax(dim=1)[:, : self.num_classes]
         # A score that is NaN is not above the threshold.
         rows, labels = torch.where(scores > self.score_threshold)
@@ -162,7 +205,7 @@ class RoIHead(nn.Module, ABC):
         detections = []
         for i, size in enumerate(sizes):
             clipped = clip_boxes_to_image(boxes, size)
-            usable = (image_of_row == i) & (clipped[:, 2:] - clipped[:, :2] >= MIN_SIDE).all(dim=1)
+            usable = (image_of_row == i) & (clipped[:, 2:] - clipped[:, :2] >= MIN_DETECTION_SIDE).all(dim=1)
             own = usable.nonzero().squeeze(1)
             kept = own[batched_nms(clipped[own], scores[own], labels[own], self.nms_threshold)[: self.max_detections]]
             detections.append(Detections(clipped[kept], scores[kept], labels[kept]))

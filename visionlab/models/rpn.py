@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from visionlab import distributed
 from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.models.anchors import cell_anchors, grid_anchors
 from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
-from visionlab.models.matching import BalancedSampler, Sampler, draw_samples, match_boxes, split_crowds
+from visionlab.models.matching import BalancedSampler, CandidateSampler, draw_samples, match_boxes, split_crowds
 from visionlab.ops import batched_nms
 from visionlab.ops.boxes import clip_boxes_to_image
 from visionlab.precision import upcast
@@ -20,7 +20,33 @@ from visionlab.seeding import derive_seed
 from visionlab.structures import ImageBatch
 
 UNIT_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
-MIN_SIDE = 1e-3
+MIN_PROPOSAL_SIDE = 1e-3  # in pixels
+
+
+class ProposalLimits(NamedTuple):
+    """How many proposals to make of an image.
+
+    Args:
+        candidates: best anchors of each level before suppression.
+        proposals: best proposals after it.
+    """
+
+    candidates: int
+    proposals: int
+
+
+class AnchorPredictions(NamedTuple):
+    """What the first stage says of each anchor, level by level.
+
+    Args:
+        scores: ``(N, A)`` per level, before the sigmoid.
+        offsets: ``(N, A, 4)`` per level.
+        anchors: ``(A, 4)`` per level, in pixels.
+    """
+
+    scores: list[Tensor]
+    offsets: list[Tensor]
+    anchors: list[Tensor]
 
 
 class RPN(nn.Module):
@@ -41,13 +67,15 @@ class RPN(nn.Module):
         positive_fraction: largest share of positives among them.
         smooth_l1_beta: where the box loss turns from square to linear.
         nms_threshold: of two proposals of one level with a higher IoU, the lower score goes.
-        train_candidates: best anchors of each level before suppression, when there are targets.
-        train_proposals: best proposals of each image after it.
-        test_candidates: as ``train_candidates``, without targets.
-        test_proposals: as ``train_proposals``, without targets.
+        train_candidates: best anchors of each level before suppression, for losses.
+        train_proposals: best proposals of each image after it, for losses.
+        test_candidates: as ``train_candidates``, for detections.
+        test_proposals: as ``train_proposals``, for detections.
 
     Attributes:
-        sampler: what chooses the anchors that the losses look at; any ``Sampler`` may take its place.
+        sampler: what chooses the anchors that the losses look at; any ``CandidateSampler`` may take its place.
+        train_limits: how many proposals losses are computed for.
+        test_limits: how many proposals detections are made of.
     """
 
     def __init__(
@@ -90,11 +118,11 @@ class RPN(nn.Module):
             self.register_buffer(f"cell_anchors_{i}", cell_anchors(level, anchor_ratios), persistent=False)
         self.anchor_steps = anchor_steps
         self.positive_iou, self.negative_iou = positive_iou, negative_iou
-        self.sampler: Sampler = BalancedSampler(samples_per_image, positive_fraction)
+        self.sampler: CandidateSampler = BalancedSampler(samples_per_image, positive_fraction)
         self.smooth_l1_beta = smooth_l1_beta
         self.nms_threshold = nms_threshold
-        self.train_limits = (train_candidates, train_proposals)
-        self.test_limits = (test_candidates, test_proposals)
+        self.train_limits = ProposalLimits(train_candidates, train_proposals)
+        self.test_limits = ProposalLimits(test_candidates, test_proposals)
 
         anchors_per_cell = len(sizes[0]) * len(anchor_ratios)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
@@ -104,37 +132,26 @@ class RPN(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: list[Tensor], batch: ImageBatch) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Propose boxes, and compare the anchors with the targets if there are any.
+    def predict(self, features: list[Tensor], padded_size: tuple[int, int]) -> AnchorPredictions:
+        """Look at every anchor; what both ``losses`` and ``propose`` start from.
 
         Args:
             features: one ``(N, channels, H, W)`` map per stride.
-            batch: the images' sizes; with targets also the targets and seeds.
-
-        Returns:
-            proposals: ``(P, 4)`` per image, in pixels, inside the image, best first; without
-                gradient, float32 or, of a network in double precision, float64.
-            losses: ``objectness`` and ``boxes``, scalars; empty without targets.
+            padded_size: height and width of the batch in pixels, padding included.
         """
-        scores, offsets = self._predict(features)
-        anchors = self._anchors(features, batch)
-        limits = self.train_limits if batch.targets else self.test_limits
-        proposals = self._propose(scores, offsets, anchors, batch.sizes, *limits)
-        if not batch.targets:
-            return proposals, {}
-        return proposals, self._losses(torch.cat(scores, dim=1), torch.cat(offsets, dim=1), torch.cat(anchors), batch)
-
-    def _predict(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return each level's ``(N, A)`` scores before the sigmoid and ``(N, A, 4)`` offsets, in the anchors' order."""
         hidden = [F.relu(self.conv(feature)) for feature in features]
         scores = [self.objectness(level).permute(0, 2, 3, 1).flatten(1) for level in hidden]
         offsets = [self.offsets(level).permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in hidden]
         # Boxes and losses need more digits than autocast's types have.
-        return [upcast(level) for level in scores], [upcast(level) for level in offsets]
+        return AnchorPredictions(
+            [upcast(level) for level in scores],
+            [upcast(level) for level in offsets],
+            self._anchors(features, padded_size),
+        )
 
-    def _anchors(self, features: list[Tensor], batch: ImageBatch) -> list[Tensor]:
+    def _anchors(self, features: list[Tensor], padded_size: tuple[int, int]) -> list[Tensor]:
         """Return the ``(A, 4)`` anchors of each level."""
-        height, width = batch.pixels.shape[-2:]
+        height, width = padded_size
         anchors = []
         for i, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
             rows, columns = feature.shape[-2:]
@@ -143,19 +160,23 @@ class RPN(nn.Module):
         return anchors
 
     @torch.no_grad()
-    def _propose(
-        self,
-        scores: list[Tensor],
-        offsets: list[Tensor],
-        anchors: list[Tensor],
-        sizes: list[tuple[int, int]],
-        num_candidates: int,
-        num_proposals: int,
+    def propose(
+        self, predictions: AnchorPredictions, sizes: list[tuple[int, int]], limits: ProposalLimits
     ) -> list[Tensor]:
-        """Return the ``(P, 4)`` proposals of each image."""
+        """Turn the best anchors into proposals.
+
+        Args:
+            predictions: of ``predict``.
+            sizes: height and width of each image in pixels, without padding.
+            limits: how many proposals to make: ``train_limits``, ``test_limits`` or others.
+
+        Returns:
+            ``(P, 4)`` per image, in pixels, inside the image, best first; without gradient, float32 or, of a network in
+            double precision, float64.
+        """
         best_scores, best_boxes, levels = [], [], []
-        for i, (score, offset, anchor) in enumerate(zip(scores, offsets, anchors, strict=True)):
-            score, best = score.topk(min(num_candidates, score.shape[1]), dim=1)
+        for i, (score, offset, anchor) in enumerate(zip(*predictions, strict=True)):
+            score, best = score.topk(min(limits.candidates, score.shape[1]), dim=1)
             offset = offset.gather(1, best[..., None].expand(-1, -1, 4))
             best_scores.append(score)
             best_boxes.append(decode_boxes(offset, anchor[best], UNIT_WEIGHTS))
@@ -164,16 +185,26 @@ class RPN(nn.Module):
         proposals = []
         for score, boxes, size in zip(torch.cat(best_scores, dim=1), torch.cat(best_boxes, dim=1), sizes, strict=True):
             boxes = clip_boxes_to_image(boxes, size)
-            # A comparison with NaN is False: what is not finite goes the way of what has no area.
-            usable = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(dim=1) & score.isfinite()
+            # A comparison with NaN is False, so boxes that are not finite are dropped with those that have no area.
+            usable = (boxes[:, 2:] - boxes[:, :2] >= MIN_PROPOSAL_SIDE).all(dim=1) & score.isfinite()
             usable_rows = usable.nonzero().squeeze(1)
             boxes = boxes[usable_rows]
             kept = batched_nms(boxes, score[usable_rows], level[usable_rows], self.nms_threshold)
-            proposals.append(boxes[kept[:num_proposals]])
+            proposals.append(boxes[kept[: limits.proposals]])
         return proposals
 
-    def _losses(self, scores: Tensor, offsets: Tensor, anchors: Tensor, batch: ImageBatch) -> dict[str, Tensor]:
-        """Return the losses of ``(N, A)`` scores and ``(N, A, 4)`` offsets against the batch's targets."""
+    def losses(self, predictions: AnchorPredictions, batch: ImageBatch) -> dict[str, Tensor]:
+        """Compare the anchors with the targets.
+
+        Args:
+            predictions: of ``predict`` for the same batch.
+            batch: targets and seeds.
+
+        Returns:
+            ``objectness`` and ``boxes``, scalars.
+        """
+        scores, offsets = torch.cat(predictions.scores, dim=1), torch.cat(predictions.offsets, dim=1)
+        anchors = torch.cat(predictions.anchors)
         images = []
         for (objects, crowds), seed in zip(split_crowds(batch.targets), batch.seeds, strict=True):
             matches = match_boxes(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from visionlab.models.backbone import Backbone
+from visionlab.models.evaluation import evaluating
 from visionlab.models.fpn import FPN
 from visionlab.models.norm import batch_norms
 from visionlab.models.roi_head import RoIHead
-from visionlab.models.rpn import RPN
+from visionlab.models.rpn import RPN, ProposalLimits
 from visionlab.models.vit_pyramid import SimpleFeaturePyramid
 from visionlab.structures import Detections, ImageBatch
 
@@ -60,14 +60,20 @@ class TwoStageDetector(nn.Module):
             for layer in layers:
                 layer.eps = norm_eps
 
-    def forward(self, batch: ImageBatch) -> dict[str, Tensor]:
-        """Compare what the detector sees with the targets.
+    def forward(self, batch: ImageBatch) -> dict[str, Tensor] | list[Detections]:
+        """Return ``losses(batch)`` in training mode, and in evaluation mode ``detect(batch)``."""
+        return self.losses(batch) if self.training else self.detect(batch)
+
+    def losses(self, batch: ImageBatch, *, limits: ProposalLimits | None = None) -> dict[str, Tensor]:
+        """Compare what the detector sees with the targets, in whatever mode it is in.
 
         The losses are means over the candidates that all processes sampled. They depend on nothing random but
         ``batch.seeds``.
 
         Args:
             batch: images with targets and seeds.
+            limits: how many proposals the second stage chooses from; by default ``rpn.train_limits``, also in
+                evaluation mode.
 
         Returns:
             Four scalars, each finite and with a gradient for every trained parameter even where no image has an object:
@@ -82,32 +88,56 @@ class TwoStageDetector(nn.Module):
         """
         if not len(batch.targets) == len(batch.seeds) == len(batch):
             raise ValueError(
-                f"expected a target and a seed for each of {len(batch)} images,"
+                f"batch: expected a target and a seed for each of {len(batch)} images,"
                 f" got {len(batch.targets)} targets and {len(batch.seeds)} seeds"
             )
-        features = self._features(batch)
-        proposals, rpn_losses = self.rpn(features, batch)
-        _, head_losses = self.head(features, proposals, batch)
+        features = self.features(batch)
+        predictions = self.rpn.predict(features, batch.padded_size)
+        proposals = self.rpn.propose(predictions, batch.sizes, limits or self.rpn.train_limits)
+        rpn_losses = self.rpn.losses(predictions, batch)
+        head_losses = self.head.losses(features, proposals, batch)
         return {
             **{f"rpn/{name}": loss for name, loss in rpn_losses.items()},
             **{f"head/{name}": loss for name, loss in head_losses.items()},
         }
 
     @torch.no_grad()
-    def detect(self, batch: ImageBatch) -> list[Detections]:
-        """Find the objects; call ``eval()`` before.
+    def propose(self, batch: ImageBatch, *, limits: ProposalLimits | None = None) -> list[Tensor]:
+        """Say where objects of any class might be.
+
+        The detector is in evaluation mode for the call, and afterwards in the mode it was in.
 
         Args:
             batch: images; targets are not looked at.
+            limits: how many proposals; by default ``rpn.test_limits``.
+
+        Returns:
+            ``(P, 4)`` per image, best first, in pixels of the batch and inside the image.
+        """
+        with evaluating(self):
+            return self._propose(self.features(batch), batch, limits)
+
+    @torch.no_grad()
+    def detect(self, batch: ImageBatch, *, limits: ProposalLimits | None = None) -> list[Detections]:
+        """Find the objects.
+
+        The detector is in evaluation mode for the call, and afterwards in the mode it was in.
+
+        Args:
+            batch: images; targets are not looked at.
+            limits: how many proposals are looked at; by default ``rpn.test_limits``.
 
         Returns:
             The detections of each image, best first, in pixels of the batch and inside the image.
         """
-        batch = replace(batch, targets=[])
-        features = self._features(batch)
-        proposals, _ = self.rpn(features, batch)
-        detections, _ = self.head(features, proposals, batch)
-        return detections
+        with evaluating(self):
+            features = self.features(batch)
+            return self.head.detect(features, self._propose(features, batch, limits), batch.sizes)
 
-    def _features(self, batch: ImageBatch) -> list[Tensor]:
+    def features(self, batch: ImageBatch) -> list[Tensor]:
+        """Return the neck's ``(N, C, H, W)`` map of each level, finest first, in the mode the detector is in."""
         return self.neck(self.backbone(self.backbone.normalize(batch.pixels, batch.sizes)))
+
+    def _propose(self, features: list[Tensor], batch: ImageBatch, limits: ProposalLimits | None) -> list[Tensor]:
+        predictions = self.rpn.predict(features, batch.padded_size)
+        return self.rpn.propose(predictions, batch.sizes, limits or self.rpn.test_limits)

@@ -29,7 +29,7 @@ class DetectTask(Task):
 
     def forward(self, batch: ImageBatch) -> dict[str, Tensor]:
         """Return the detector's named losses of a batch with targets."""
-        return self.detector(batch)
+        return self.detector.losses(batch)
 
 
 def detect_all(
@@ -44,7 +44,7 @@ def detect_all(
     """Detect the objects of a dataset and hand them to an evaluator.
 
     Args:
-        detector: in any mode; is left in the mode it was in.
+        detector: in any mode.
         batches: this process's share of the dataset, with targets.
         evaluator: takes the detections.
         device: where the detector is.
@@ -54,8 +54,6 @@ def detect_all(
     Returns:
         ``(H, W, 3)`` uint8 pictures of ground truth beside detections, of the main process's first images.
     """
-    was_training = detector.training
-    detector.eval()
     drawn: list[np.ndarray] = []
     for batch in batches:
         found = [part.to("cpu") for part in detector.detect(batch.to(device, non_blocking=True))]
@@ -67,5 +65,4 @@ def detect_all(
                 drawn.append(
                     draw_comparison(image, batch.targets[row], found[row], detector.classes, threshold=threshold)
                 )
-    detector.train(was_training)
     return drawn
