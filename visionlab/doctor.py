@@ -93,7 +93,8 @@ def _agreement() -> ModuleType:
     """Import the operators, which cannot be where a library that is wanted does not load."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # that they are slow is in the text
-        return importlib.import_module("visionlab.ops.agreement")
+        from visionlab.ops import agreement
+    return agreement
 
 
 # ---- the devices -----------------------------------------------------------------------------------------------------
