@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Set
-from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import cache
-from importlib.util import find_spec
-from math import isfinite
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from visionlab.checks import check_at_least
+from visionlab.models.backbone_settings import BackboneSettings
 from visionlab.models.deform_stages import deform_stages as make_deformable
-from visionlab.models.norm import apply_norm_policy, batch_norms
+from visionlab.models.encoder import Normalization
+from visionlab.models.norm import NormPolicy, apply_norm_policy, batch_norms
+from visionlab.settings import flat_settings
 
-# What Backbone itself decides, or what would reach for the network.
-_RESERVED = {
-    *("num_classes", "features_only", "in_chans", "img_size"),
-    *("pretrained", "pretrained_cfg", "checkpoint_path", "cache_dir"),
-}
 # How timm's families are told to take images of any size; a model that knows neither takes them anyway, or never.
 _ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """How pixels become what a model was trained on: ``(pixels / 255 - mean) / std``, per RGB channel.
-
-    Args:
-        mean: three numbers in [0, 1].
-        std: three positive numbers.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 3 or not all(map(isfinite, values)) or (name == "std" and min(values) <= 0):
-                raise ValueError(
-                    f"normalization: {name} expects three {'positive ' * (name == 'std')}numbers, got {values}"
-                )
-            object.__setattr__(self, name, values)
 
 
 class Backbone(nn.Module):
@@ -60,20 +28,7 @@ class Backbone(nn.Module):
     level and trains. Pooled features are the mean of the last level, so both uses train the same parameters.
 
     Args:
-        name: a model of timm, with or without the tag of its weights (``resnet50``, ``convnext_tiny.fb_in1k``).
-        strides: the levels to give, by stride, finest first; deeper parts of the model are removed. Default: all the
-            model has from 4 upwards (4, 8, 16, 32 for most, the patch size for a plain ViT).
-        frozen_stages: 0 trains everything; n freezes the stem and the first n stages, which also stay in evaluation
-            mode (MMDetection's ``frozen_stages`` for n > 0, detectron2's ``FREEZE_AT`` minus one). A stage is
-            what timm groups under one name (``layer1``, ``stages.0``); in a plain ViT it is one block.
-        norm: what BatchNorm does: ``train``, ``frozen`` (statistics and affine parameters fixed), ``sync`` (statistics
-            over all processes), ``group`` (GroupNorm in its place).
-        deform_stages: stages, counted as for ``frozen_stages``, whose 3x3 convolutions sample where learned offsets
-            move them (Dai et al. 2017, arXiv:1703.06211). The offsets start at zero, so features are those of the plain
-            model until they are trained.
-        image_size: side of the square images that a model of fixed size, or a position embedding, is built for.
-            Default: the model's own. ViTs take any size all the same, by interpolation.
-        options: further arguments of the timm model, for example ``{drop_path_rate: 0.1}``.
+        settings: what it is built from, see ``BackboneSettings``.
 
     Raises:
         ValueError: no such model, a model without feature levels, or a setting the model has no use for.
@@ -84,50 +39,26 @@ class Backbone(nn.Module):
     _mean: Tensor
     _std: Tensor
 
-    def __init__(
-        self,
-        *,
-        name: str = "resnet50",
-        strides: list[int] | None = None,
-        frozen_stages: int = 0,
-        norm: Literal["train", "frozen", "sync", "group"] = "train",
-        deform_stages: list[int] | None = None,
-        image_size: int | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> None:
+    @flat_settings
+    def __init__(self, *, settings: BackboneSettings) -> None:
         super().__init__()
-        check_backbone(
-            name=name,
-            strides=strides,
-            frozen_stages=frozen_stages,
-            deform_stages=deform_stages,
-            image_size=image_size,
-            options=options,
-        )
+        name = settings.name
         self.name = name
-        self.norm = norm
-        self.settings: dict[str, Any] = {
-            "name": name,
-            "strides": strides,
-            "frozen_stages": frozen_stages,
-            "norm": norm,
-            "deform_stages": deform_stages,
-            "image_size": image_size,
-            "options": options,
-        }
-        self.model: Any = _create(name, image_size, options or {}).eval()
+        self.norm: NormPolicy = settings.norm
+        self.settings: dict[str, Any] = asdict(settings)
+        self.model: Any = _create(name, settings.image_size, settings.options or {}).eval()
         self.normalization = Normalization(self.model.pretrained_cfg["mean"], self.model.pretrained_cfg["std"])
 
         self.timm_names = list(self.model.state_dict())
-        self.strides, self._indices = _choose_levels(self.model, name, strides)
+        self.strides, self._indices = _choose_levels(self.model, name, settings.strides)
         if hasattr(self.model, "prune_intermediate_layers"):
             self._indices = self.model.prune_intermediate_layers(self._indices, prune_norm=False, prune_head=True)
-        if deform_stages:
-            make_deformable(self.model, deform_stages, frozen_stages, name)
-        apply_norm_policy(self.model, norm, name)
+        if settings.deform_stages:
+            make_deformable(self.model, settings.deform_stages, settings.frozen_stages, name)
+        apply_norm_policy(self.model, self.norm, name)
         self._measure()
-        self._fixed: list[nn.Module] = list(batch_norms(self.model)) if norm == "frozen" else []
-        self._fixed += _freeze(self.model, frozen_stages, name)
+        self._fixed: list[nn.Module] = list(batch_norms(self.model)) if self.norm == "frozen" else []
+        self._fixed += _freeze(self.model, settings.frozen_stages, name)
         self.train()
 
     @property
@@ -138,10 +69,11 @@ class Backbone(nn.Module):
     @normalization.setter
     def normalization(self, value: Normalization) -> None:
         self._normalization = value
-        # Not in the state dict, whose names are timm's alone; buffers only to follow the module to its device.
-        device = next(self.model.parameters()).device
-        self.register_buffer("_mean", torch.tensor(value.mean, device=device).view(3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(value.std, device=device).view(3, 1, 1), persistent=False)
+        # Not in the state dict, whose names are timm's alone; buffers only to follow the module's device and precision.
+        like = next(self.model.parameters())
+        for name, numbers in (("_mean", value.mean), ("_std", value.std)):
+            tensor = torch.tensor(numbers, device=like.device, dtype=like.dtype)
+            self.register_buffer(name, tensor.view(3, 1, 1), persistent=False)
 
     @property
     def num_features(self) -> int:
@@ -231,54 +163,8 @@ class Backbone(nn.Module):
         return levels if [tuple(level.shape[2:]) for level in levels] == expected else None
 
 
-def check_backbone(
-    *,
-    name: str,
-    strides: list[int] | None,
-    frozen_stages: int,
-    deform_stages: list[int] | None = None,
-    image_size: int | None,
-    options: dict[str, Any] | None,
-    **_others: Any,
-) -> None:
-    """Refuse the settings of a ``Backbone`` that can be told to be wrong without building it."""
-    if ":" in name or not (name.partition(".")[0] in _model_names() or _is_former_name(name)):
-        close = get_close_matches(name, _model_names(), 3, 0.5)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise ValueError(f"name: no timm model is called '{name}'{hint}")
-    if strides is not None:
-        check_at_least(1, strides=strides)
-        if strides != sorted(set(strides)):
-            raise ValueError(f"strides: expected them ascending, got {strides}")
-    if deform_stages is not None:
-        check_at_least(1, deform_stages=deform_stages)
-        if deform_stages != sorted(set(deform_stages)):
-            raise ValueError(f"deform_stages: expected them ascending, got {deform_stages}")
-    check_at_least(0, frozen_stages=frozen_stages)
-    check_at_least(1, image_size=image_size)
-    for option in options or {}:
-        if option in _RESERVED:
-            raise ValueError(f"options: '{option}' of {name} is not free to set")
-
-
-@cache
-def _model_names() -> Set[str]:
-    """Return the names of timm's models, read off its sources."""
-    spec = find_spec("timm")
-    folders = (spec.submodule_search_locations if spec else None) or []
-    files = [path for folder in folders for path in Path(folder).glob("models/*.py")]
-    texts = [path.read_text(encoding="utf-8") for path in files]
-    return {name for text in texts for name in re.findall(r"^@register_model\ndef (\w+)\(", text, re.MULTILINE)}
-
-
-def _is_former_name(name: str) -> bool:
-    import timm  # here and below, because it brings torchvision and torch._dynamo, which take seconds
-
-    return timm.is_model(name)
-
-
 def _create(name: str, image_size: int | None, options: dict[str, Any]) -> Any:
-    import timm
+    import timm  # here and below, because it brings torchvision and torch._dynamo, which take seconds
 
     size = {} if image_size is None else {"img_size": image_size}
     reason: Exception | None = None
