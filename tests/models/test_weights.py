@@ -324,3 +324,17 @@ def test_a_file_says_how_to_build_its_backbone(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="expected a file written by save_backbone"):
         read_backbone(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_weights_that_bring_their_normalization_keep_the_precision_of_the_model(tmp_path, dtype):
+    source = Backbone(name="resnet18", options={"channels": [8, 16, 32, 64]})
+    source.normalization = Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    save_backbone(source, tmp_path / "a.safetensors", provenance={})
+    backbone = Backbone(name="resnet18", options={"channels": [8, 16, 32, 64]}).to(dtype).eval()
+    load_weights(backbone, tmp_path / "a.safetensors")
+    images = backbone.normalize(torch.full((1, 3, 32, 32), 200, dtype=torch.uint8))
+    assert images.dtype == dtype
+    expected = (200 / 255 - torch.tensor([0.4, 0.5, 0.6])) / torch.tensor([0.2, 0.3, 0.4])
+    torch.testing.assert_close(images[0, :, 0, 0].float(), expected, rtol=2e-2, atol=2e-2)
+    assert all(level.dtype == dtype for level in backbone(images))

@@ -8,59 +8,28 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from visionlab.config.part import Part
-from visionlab.data.sources import DETECT_DATA, PRETRAIN_DATA
-from visionlab.models.backbone import Backbone, check_backbone
+from visionlab.config.stand_in import STRIDES, WIDTH, StandIn
 from visionlab.settings import check_groups
-from visionlab.train.loop import check_training, train
-from visionlab.train.optim import adamw, check_optimizer, sgd
+from visionlab.train.loop import Training
 
-# The constructors that need files, or seconds, and what they themselves call first. All others are simply built.
-CHECKS: dict[Callable[..., Any], Callable[..., None]] = {
-    Backbone: check_backbone,
-    train: check_training,
-    sgd: check_optimizer,
-    adamw: check_optimizer,
-}
-# Those that need files to be called, and whose groups of settings refuse all that can be refused without.
-READERS = {*PRETRAIN_DATA.values(), *DETECT_DATA.values()}
-STRIDES = [4, 8, 16, 32]  # of most backbones
-WIDTH = 256
-
-
-class AnyEncoder(nn.Module):
-    """Stands for the backbone that a pretext method is built on.
-
-    Args:
-        backbone: its settings.
-    """
-
-    name = "the backbone"
-    num_features = WIDTH
-    fixed_size = None
-
-    def __init__(self, backbone: Part) -> None:
-        super().__init__()
-        self.strides = backbone.strides or STRIDES
-        self.channels = [WIDTH] * len(self.strides)
-        self.norm = backbone.norm
-        self.model = nn.BatchNorm2d(1)
-
+Refusal = tuple[str, str]  # the keys that lead to a setting, with dots, and what is wrong there
 
 SAMPLES = SimpleNamespace(files=[""], groups=None)
 FOLDER = Path()
 
 
-def refusals(name: str, section: Part, *parts: Any) -> Iterator[tuple[str, str]]:
-    """Yield what a constructor says against its settings, if it does, with the keys that lead there.
+def refusals(name: str, section: Part, *parts: Any) -> list[Refusal]:
+    """Return what a constructor says against its settings.
 
     Args:
         name: the key of the section.
         section: the settings.
         parts: what the program gives the constructor, or something that stands for it.
     """
+<<<<<<< HEAD
     constructor = type(section).constructor
     check = CHECKS.get(constructor)
     try:
@@ -72,54 +41,90 @@ def refusals(name: str, section: Part, *parts: Any) -> Iterator[tuple[str, str]]
             _build(section, *parts)
     except ValueError as error:
         yield _place(name, section, str(error))
+=======
+    return _ask(name, section, lambda: _build(section, *parts))[1]
+>>>>>>> c24e584 (Backbone, training and optimizers have their settings in groups; a config is checked on the meta device; Encoder says what a backbone offers; weights keep the precision of the model)
 
 
-def pretext_refusals(backbone: Part, pretext: Part) -> Iterator[tuple[str, str]]:
+def group_refusals(name: str, section: Part) -> list[Refusal]:
+    """Return what the groups of a constructor say against its settings; it may need files, so it is not called."""
+    return _ask(name, section, lambda: check_groups(type(section).constructor, section.arguments()))[1]
+
+
+def training_refusals(training: Part, device: str) -> list[Refusal]:
+    """Return what is wrong with how a task is to be trained, on a kind of device that may not be known yet."""
+    return _ask("train", training, lambda: Training(**training.arguments()).on(device))[1]
+
+
+def pretext_refusals(backbone: Part, pretext: Part) -> Iterator[Refusal]:
     """Yield what a pretext method says against its settings, or against those of the backbone it is built on."""
-    found = list(refusals("pretext", pretext, AnyEncoder(backbone)))
+    found = refusals("pretext", pretext, StandIn(backbone))
     if found:
         # Now it is worth the seconds to build the backbone: what is refused may fit its own levels and layers.
-        try:
-            found = list(refusals("pretext", pretext, _build(backbone)))
-        except ValueError as error:
-            found = [_place("backbone", backbone, str(error))]
+        real, found = _ask("backbone", backbone, lambda: _build(backbone))
+        if real is not None:
+            found = refusals("pretext", pretext, real)
     for key, message in found:
         # What is wrong may be a setting of the backbone: the method can only say which.
         place, what = _place("backbone", backbone, message)
         yield (place, what) if key == "pretext" and place != "backbone" else (key, message)
 
 
-def detector_refusals(backbone: Part, neck: Part, rpn: Part, head: Part) -> Iterator[tuple[str, str]]:
-    """Yield what the parts of a detector say against their settings."""
+def detector_refusals(backbone: Part, neck: Part, rpn: Part, head: Part) -> list[Refusal]:
+    """Return what the parts of a detector say against their settings."""
     strides = backbone.strides
-    found = list(_refusals_at(strides or STRIDES, neck, rpn, head))
+    found = _refusals_at(strides or STRIDES, neck, rpn, head)
     if found and strides is None:
         # Now it is worth the seconds to build the backbone: what is refused may fit its own strides.
-        try:
-            found = list(_refusals_at(_build(backbone).strides, neck, rpn, head))
-        except ValueError as error:
-            found = [_place("backbone", backbone, str(error))]
-    yield from found
+        real, found = _ask("backbone", backbone, lambda: _build(backbone))
+        if real is not None:
+            found = _refusals_at(real.strides, neck, rpn, head)
+    return found
 
 
-def _refusals_at(strides: list[int], neck: Part, rpn: Part, head: Part) -> Iterator[tuple[str, str]]:
-    channels = [WIDTH] * len(strides)
-    try:
-        pyramid = _build(neck, channels, strides)
-    except ValueError as error:
-        yield _place("neck", neck, str(error))
-        return
-    yield from refusals("rpn", rpn, pyramid.channels[0], pyramid.strides)
+def _refusals_at(strides: list[int], neck: Part, rpn: Part, head: Part) -> list[Refusal]:
+    pyramid, found = _ask("neck", neck, lambda: _build(neck, [WIDTH] * len(strides), strides))
+    if pyramid is None:
+        return found
     pooled = pyramid.strides[: len(pyramid.strides) - neck.extra_levels]
-    yield from refusals("head", head, pyramid.channels[0], pooled, 1)
+    return [
+        *refusals("rpn", rpn, pyramid.channels[0], pyramid.strides),
+        *refusals("head", head, pyramid.channels[0], pooled, 1),
+    ]
+
+
+def _ask(name: str, section: Part, call: Callable[[], Any]) -> tuple[Any, list[Refusal]]:
+    """Return what a call returns, and what it says against the settings of a section if it cannot."""
+    try:
+        return call(), []
+    except ValueError as error:
+        return None, [_place(name, section, str(error))]
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if "meta tensor" in text or "meta device" in text:  # it asks for values, of which the run alone can tell
+            return None, []
+        return None, [(name, f"cannot be built with these settings: {type(error).__name__}: {text[:200]}")]
+
+
+class _NoValues(TorchFunctionMode):
+    """Leaves out what only changes values, which meta tensors lack: PyTorch would import its compiler for it."""
+
+    KEEP_SHAPE = frozenset({"normal_", "uniform_", "normalize"})
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") in self.KEEP_SHAPE:
+            return next(iter([*args, *(kwargs or {}).values()]))
+        return function(*args, **(kwargs or {}))
 
 
 def _build(section: Part, *parts: Any) -> Any:
-    with torch.random.fork_rng([]):  # that a config is read must not change what comes after
+    """Call a constructor on PyTorch's meta device, where tensors have a shape but no memory."""
+    # That a config is read must not change what is drawn afterwards.
+    with torch.random.fork_rng([]), _NoValues(), torch.device("meta"):
         return section.build(*parts)
 
 
-def _place(name: str, section: Part, message: str) -> tuple[str, str]:
+def _place(name: str, section: Part, message: str) -> Refusal:
     """Return the keys that a constructor's ``setting: what`` leads to, and what is wrong there."""
     setting, _, what = message.partition(": ")
     known = what and setting.partition(".")[0] in type(section).model_fields

@@ -12,7 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from visionlab.config.part import From, Part, Section
-from visionlab.config.refusals import FOLDER, SAMPLES, detector_refusals, pretext_refusals, refusals
+from visionlab.config.refusals import (
+    FOLDER,
+    SAMPLES,
+    detector_refusals,
+    group_refusals,
+    pretext_refusals,
+    refusals,
+    training_refusals,
+)
 from visionlab.data.loader import TrainLoader
 from visionlab.data.sources import DETECT_DATA, PRETRAIN_DATA
 from visionlab.data.transforms import DetectionTransform, EvaluationResize
@@ -74,10 +82,10 @@ class Common(Section):
             yield "min_matched", "no effect without weights"
         if start is None and self.backbone.frozen_stages > 0:
             yield "backbone.frozen_stages", "would keep random weights, expected 0 without weights"
-        yield from refusals("data", self.data)
-        yield from refusals("backbone", self.backbone)
-        yield from refusals("train", self.train, self.device)
-        yield from refusals("optimizer", self.optimizer)
+        yield from group_refusals("data", self.data)
+        yield from group_refusals("backbone", self.backbone)
+        yield from training_refusals(self.train, self.device)
+        yield from group_refusals("optimizer", self.optimizer)
         if self.train.steps >= 1:
             yield from refusals("schedule", self.schedule, self.train.steps)
         yield from refusals("loader", self.loader, SAMPLES)
@@ -91,7 +99,7 @@ class Pretrain(Common):
     task: Literal["pretrain"]
     data: Annotated[Part, From(PRETRAIN_DATA)]
     pretext: Annotated[Part, From(PRETEXTS)]
-    train: Annotated[Part, From(train, without=("seed", "evaluate_every"))]
+    train: Annotated[Part, From(train, without=("evaluate_every",))]
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
@@ -113,7 +121,7 @@ class Detect(Common):
     neck: Annotated[Part, From(NECKS)] = From(NECKS).default(name="fpn")
     rpn: Annotated[Part, From(RPN)] = From(RPN).default()
     head: Annotated[Part, From(HEADS)] = From(HEADS).default()
-    train: Annotated[Part, From(train, without=("seed",))]
+    train: Annotated[Part, From(train)]
     evaluate: Annotated[Part, From(DetectionEvaluator)] = From(DetectionEvaluator).default()
 
     def conflicts(self) -> Iterator[tuple[str, str]]:

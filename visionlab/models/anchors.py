@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,10 +21,11 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
 
     Source: Ren et al., Faster R-CNN, 2015, arXiv:1506.01497; order and rounding are torchvision's.
     """
-    height_factor = torch.tensor(ratios, dtype=torch.float32).sqrt()
-    size = torch.tensor(sizes, dtype=torch.float32)
-    width, height = torch.outer(1 / height_factor, size).flatten(), torch.outer(height_factor, size).flatten()
-    return (torch.stack((-width, -height, width, height), dim=1) / 2).round()
+    # In NumPy, because a config is checked on the meta device, whose arithmetic takes seconds to import.
+    height_factor = np.sqrt(np.asarray(ratios, np.float32))
+    size = np.asarray(sizes, np.float32)
+    width, height = np.outer(1 / height_factor, size).ravel(), np.outer(height_factor, size).ravel()
+    return torch.tensor((np.stack((-width, -height, width, height), axis=1) / 2).round())
 
 
 def grid_anchors(cell: Tensor, grid: tuple[int, int], step: tuple[int, int]) -> Tensor:

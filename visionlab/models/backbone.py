@@ -157,6 +157,8 @@ class Backbone(nn.Module):
         try:
             with torch.enable_grad():
                 levels = self._levels(image)
+        except NotImplementedError:  # not of the model's: the meta device cannot do what it asks for
+            raise
         except (AssertionError, AttributeError, RuntimeError, ValueError):
             return None  # each of timm's families refuses a size in its own way
         expected = [tuple(-(-side // stride) for side in size) for stride in self.strides]

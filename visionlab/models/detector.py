@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from visionlab.models.backbone import Backbone, Normalization
+from visionlab.models.backbone import Backbone
+from visionlab.models.encoder import Normalization
 from visionlab.models.fast_rcnn_head import FastRCNNHead
 from visionlab.models.fpn import FPN
 from visionlab.models.rpn import RPN

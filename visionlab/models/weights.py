@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from visionlab.models.backbone import Backbone, Normalization
+from visionlab.models.backbone import Backbone
+from visionlab.models.encoder import Normalization
 from visionlab.models.tensor_file import read_tensors, write_tensors
 from visionlab.models.transfer import TransferReport, some
 from visionlab.models.weight_files import best_candidate, one_line, read_weights

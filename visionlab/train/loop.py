@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from visionlab import distributed
 from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.seeding import derive_seed
+from visionlab.settings import Settings, flat_settings
 from visionlab.train.checkpoint import Best, Checkpoints, Stateful
 from visionlab.train.ema import WeightAverage
 from visionlab.train.guard import Guard, Interrupted, NonFiniteError
@@ -26,6 +28,43 @@ LOOK_EVERY = {"cpu": 1}  # steps between two looks at the losses; elsewhere 10, 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training(Settings):
+    """How long and how a task is trained.
+
+    Args:
+        steps: updates in the run.
+        precision: bf16 and fp16 compute forward passes under autocast; fp16 with a loss scaler.
+        accumulate: micro-batches in an update; each is one batch of ``batches``.
+        clip_norm: the largest L2 norm of the gradient over all parameters.
+        channels_last: lay out convolution weights and images channels last.
+        ema_decay: keep an exponential moving average of the weights, which is what gets evaluated and kept.
+        evaluate_every: updates between two evaluations; without it there is one, at the end.
+    """
+
+    steps: int
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = 1
+    clip_norm: float | None = None
+    channels_last: bool = False
+    ema_decay: float | None = None
+    evaluate_every: int | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least(1, steps=self.steps, accumulate=self.accumulate)
+        check_above(0, clip_norm=self.clip_norm)
+        check_in("(0, 1)", ema_decay=self.ema_decay)
+        if self.evaluate_every is not None and not 0 < self.evaluate_every <= self.steps:
+            raise ValueError(f"evaluate_every: expected 1 to steps, {self.steps}, got {self.evaluate_every}")
+
+    def on(self, device: str) -> Training:
+        """Return this training, which a kind of device, for example ``cpu``, must be able to do."""
+        if self.precision == "fp16" and device == "cpu":
+            raise ValueError("precision: expected fp32 or bf16 on the CPU, got fp16")
+        return self
+
+
+@flat_settings
 def train(
     task: Task,
     batches: Callable[[int], Iterator[Any]],
@@ -37,15 +76,9 @@ def train(
     evaluate: Callable[[int], dict[str, float]] | None = None,
     best_metric: str = "AP",
     save_best: Callable[[int], None] | None = None,
-    *,
-    steps: int,
     seed: int = 0,
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-    accumulate: int = 1,
-    clip_norm: float | None = None,
-    channels_last: bool = False,
-    ema_decay: float | None = None,
-    evaluate_every: int | None = None,
+    *,
+    training: Training,
 ) -> Best:
     """Train a task from where its checkpoints stand to the last step.
 
@@ -68,14 +101,8 @@ def train(
             process calls it, the main process's numbers count.
         best_metric: the number of ``evaluate`` that decides which weights are best, higher is better.
         save_best: called by the main process whenever an evaluation was the best so far, with the same weights.
-        steps: updates in the run.
         seed: of the run.
-        precision: bf16 and fp16 compute forward passes under autocast; fp16 with a loss scaler.
-        accumulate: micro-batches in an update; each is one batch of ``batches``.
-        clip_norm: the largest L2 norm of the gradient over all parameters.
-        channels_last: lay out convolution weights and images channels last.
-        ema_decay: keep an exponential moving average of the weights, which is what gets evaluated and kept.
-        evaluate_every: updates between two evaluations; without it there is one, at the end.
+        training: how long and how, see ``Training``.
 
     Returns:
         The best evaluation, if there is a ``save_best`` to look for it.
@@ -84,24 +111,16 @@ def train(
         NonFiniteError: a loss or the gradient was not finite; under fp16 the gradient may be, the scaler skips it.
         Interrupted: SIGINT or SIGTERM came, and a checkpoint was written.
     """
-    check_training(
-        device.type,
-        steps=steps,
-        precision=precision,
-        accumulate=accumulate,
-        clip_norm=clip_norm,
-        ema_decay=ema_decay,
-        evaluate_every=evaluate_every,
-    )
-    if evaluate is None and (evaluate_every is not None or save_best is not None):
+    steps, accumulate, precision = training.on(device.type).steps, training.accumulate, training.precision
+    if evaluate is None and (training.evaluate_every is not None or save_best is not None):
         raise ValueError("evaluate_every and save_best have no effect without an evaluation")
 
     # ---------------------------------------------------------------------------------------- where the run stands
     task.to(device)
-    if channels_last:
+    if training.channels_last:
         task.to(memory_format=torch.channels_last)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    average = WeightAverage(task, ema_decay) if ema_decay is not None else None
+    average = WeightAverage(task, training.ema_decay) if training.ema_decay is not None else None
     best = Best(best_metric)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for group in optimizer.param_groups:
@@ -127,7 +146,7 @@ def train(
             images = 0
             for micro in range(accumulate):
                 with log.waiting():
-                    batch = _next(stream, done).to(device, non_blocking=True, channels_last=channels_last)
+                    batch = _next(stream, done).to(device, non_blocking=True, channels_last=training.channels_last)
                 _seed_generators(derive_seed(seed, "step", step, micro, distributed.rank()))
                 with nullcontext() if micro == accumulate - 1 else distributed.unsynced(replica):
                     with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
@@ -143,8 +162,8 @@ def train(
                 group["lr"] = group["initial_lr"] * schedule(step)
             scaler.unscale_(optimizer)
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            if clip_norm is not None:
-                nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+            if training.clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(parameters, training.clip_norm, norm)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
@@ -153,7 +172,7 @@ def train(
                 average.update(step)
 
             # ------------------------------------------------------------------------------------ go on, stop, tell
-            measure = evaluate if _due(done, evaluate_every, steps) else None
+            measure = evaluate if _due(done, training.evaluate_every, steps) else None
             saves = _due(done, checkpoints.every, steps)
             values = torch.cat([torch.stack(collected).mean(0), norm.float().to(device).reshape(1)])
             guard.watch(done, names if scaler.is_enabled() else [*names, "gradient"], values, files)
@@ -189,31 +208,6 @@ def train(
     if average:
         average.copy_to_module()
     return best
-
-
-def check_training(
-    device: str,
-    *,
-    steps: int,
-    precision: str,
-    accumulate: int,
-    clip_norm: float | None,
-    ema_decay: float | None,
-    evaluate_every: int | None = None,
-    **_others: Any,
-) -> None:
-    """Refuse the settings of ``train`` that have no sense.
-
-    Args:
-        device: the kind of device, for example ``cpu``; another word if it is not known yet.
-    """
-    check_at_least(1, steps=steps, accumulate=accumulate)
-    check_above(0, clip_norm=clip_norm)
-    check_in("(0, 1)", ema_decay=ema_decay)
-    if evaluate_every is not None and not 0 < evaluate_every <= steps:
-        raise ValueError(f"evaluate_every: expected 1 to steps, {steps}, got {evaluate_every}")
-    if precision == "fp16" and device == "cpu":
-        raise ValueError("precision: expected fp32 or bf16 on the CPU, got fp16")
 
 
 def _due(done: int, every: int | None, steps: int) -> bool:

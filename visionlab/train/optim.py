@@ -3,104 +3,135 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from visionlab.checks import check_above, check_at_least, check_in
+from visionlab.settings import Settings, flat_settings
 
 
+@dataclass(frozen=True, kw_only=True)
+class LearningRate(Settings):
+    """How fast which parameters learn.
+
+    Args:
+        lr: the learning rate, before the schedule's factor.
+        lr_factors: factors on the learning rate of submodules, by name, for example ``{"backbone": 0.1}``.
+    """
+
+    lr: float
+    lr_factors: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        check_above(0, lr=self.lr)
+        check_at_least(0, **{f"lr_factors.{name}": factor for name, factor in (self.lr_factors or {}).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightDecay(Settings):
+    """How strongly which parameters are drawn towards zero.
+
+    Args:
+        weight_decay: added to the gradient as ``weight_decay * weight``; where the optimizer decouples it, each update
+            multiplies weights by ``1 - lr * weight_decay`` instead.
+        decay_norm_and_bias: whether normalization parameters and biases (all of at most one dimension) decay too.
+    """
+
+    weight_decay: float
+    decay_norm_and_bias: bool = False
+
+    def __post_init__(self) -> None:
+        check_at_least(0, weight_decay=self.weight_decay)
+        if self.decay_norm_and_bias and not self.weight_decay:
+            raise ValueError("decay_norm_and_bias: no effect without weight_decay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Momentum(Settings):
+    """How far an update goes on in the direction of those before.
+
+    Args:
+        momentum: the share of the last update that stays, in [0, 1).
+        nesterov: look ahead along the momentum.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        check_in("[0, 1)", momentum=self.momentum)
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: no effect without momentum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averages(Settings):
+    """What Adam remembers of gradients.
+
+    Args:
+        betas: decay of the averages of the gradient and of its square, each in [0, 1).
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        check_in("[0, 1)", betas=self.betas)
+
+
+@flat_settings
 def sgd(
     module: nn.Module,
     *,
-    lr: float,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    nesterov: bool = False,
-    decay_norm_and_bias: bool = False,
-    lr_factors: dict[str, float] | None = None,
+    rate: LearningRate,
+    direction: Momentum,
+    decay: WeightDecay = WeightDecay(weight_decay=1e-4),
 ) -> Optimizer:
     """Stochastic gradient descent with momentum.
 
     Args:
         module: what learns; frozen parameters are left out.
-        lr: the learning rate, before the schedule's factor.
-        momentum: in [0, 1).
-        weight_decay: added to the gradient as ``weight_decay * weight``.
-        nesterov: look ahead along the momentum.
-        decay_norm_and_bias: whether normalization parameters and biases (all of at most one dimension) decay too.
-        lr_factors: factors on the learning rate of submodules, by name, for example ``{"backbone": 0.1}``.
+        rate: how fast.
+        direction: momentum.
+        decay: of weights.
     """
-    check_optimizer(
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        nesterov=nesterov,
-        decay_norm_and_bias=decay_norm_and_bias,
-        lr_factors=lr_factors,
-    )
-    groups = _groups(module, lr, weight_decay, decay_norm_and_bias, lr_factors)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    groups = parameter_groups(module, rate, decay)
+    return torch.optim.SGD(groups, lr=rate.lr, momentum=direction.momentum, nesterov=direction.nesterov)
 
 
+@flat_settings
 def adamw(
     module: nn.Module,
     *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    weight_decay: float = 0.05,
-    decay_norm_and_bias: bool = False,
-    lr_factors: dict[str, float] | None = None,
+    rate: LearningRate,
+    averages: Averages,
+    decay: WeightDecay = WeightDecay(weight_decay=0.05),
 ) -> Optimizer:
     """Adam with decoupled weight decay.
 
     Args:
         module: what learns; frozen parameters are left out.
-        lr: the learning rate, before the schedule's factor.
-        betas: decay of the averages of the gradient and of its square, each in [0, 1).
-        weight_decay: each update also multiplies weights by ``1 - lr * weight_decay``.
-        decay_norm_and_bias: whether normalization parameters and biases (all of at most one dimension) decay too.
-        lr_factors: factors on the learning rate of submodules, by name, for example ``{"backbone": 0.1}``.
+        rate: how fast.
+        averages: of gradients.
+        decay: of weights.
 
     Source: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
     """
-    check_optimizer(
-        lr=lr, betas=betas, weight_decay=weight_decay, decay_norm_and_bias=decay_norm_and_bias, lr_factors=lr_factors
-    )
-    groups = _groups(module, lr, weight_decay, decay_norm_and_bias, lr_factors)
-    return torch.optim.AdamW(groups, lr=lr, betas=betas)
+    return torch.optim.AdamW(parameter_groups(module, rate, decay), lr=rate.lr, betas=averages.betas)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adamw": adamw}
 
 
-def check_optimizer(
-    *,
-    lr: float,
-    weight_decay: float,
-    decay_norm_and_bias: bool,
-    lr_factors: dict[str, float] | None,
-    momentum: float | None = None,
-    nesterov: bool = False,
-    betas: tuple[float, float] | None = None,
-) -> None:
-    """Refuse the settings of an optimizer that have no sense whatever it trains."""
-    check_above(0, lr=lr)
-    check_in("[0, 1)", momentum=momentum, betas=betas)
-    check_at_least(0, weight_decay=weight_decay)
-    check_at_least(0, **{f"lr_factors.{name}": factor for name, factor in (lr_factors or {}).items()})
-    if nesterov and not momentum:
-        raise ValueError("nesterov: no effect without momentum")
-    if decay_norm_and_bias and not weight_decay:
-        raise ValueError("decay_norm_and_bias: no effect without weight_decay")
+def parameter_groups(module: nn.Module, rate: LearningRate, decay: WeightDecay) -> list[dict]:
+    """Sort the trainable parameters of a module by learning-rate factor and weight decay.
 
-
-def _groups(
-    module: nn.Module, lr: float, weight_decay: float, decay_norm_and_bias: bool, lr_factors: dict[str, float] | None
-) -> list[dict]:
-    """Sort the trainable parameters by learning-rate factor and weight decay."""
-    factors = lr_factors or {}
+    Raises:
+        ValueError: a factor is for a submodule that has no trainable parameter, or there is none at all.
+    """
+    factors = rate.lr_factors or {}
     unused = set(factors)
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in module.named_parameters():
@@ -109,8 +140,8 @@ def _groups(
         owners = [part for part in factors if f".{part}." in f".{name}"]
         unused -= set(owners)
         factor = factors[max(owners, key=len)] if owners else 1.0  # the most precise name wins
-        decay = weight_decay if decay_norm_and_bias or parameter.ndim > 1 else 0.0
-        group = groups.setdefault((factor, decay), {"params": [], "lr": lr * factor, "weight_decay": decay})
+        strength = decay.weight_decay if decay.decay_norm_and_bias or parameter.ndim > 1 else 0.0
+        group = groups.setdefault((factor, strength), {"params": [], "lr": rate.lr * factor, "weight_decay": strength})
         group["params"].append(parameter)
     if unused:
         raise ValueError(f"lr_factors: no trainable parameter lies in a submodule named {', '.join(sorted(unused))}")
