@@ -29,21 +29,7 @@ def refusals(name: str, section: Part, *parts: Any) -> list[Refusal]:
         section: the settings.
         parts: what the program gives the constructor, or something that stands for it.
     """
-<<<<<<< HEAD
-    constructor = type(section).constructor
-    check = CHECKS.get(constructor)
-    try:
-        if constructor in READERS:
-            check_groups(constructor, section.arguments())
-        elif check:
-            check(*parts, **section.arguments())
-        else:
-            _build(section, *parts)
-    except ValueError as error:
-        yield _place(name, section, str(error))
-=======
     return _ask(name, section, lambda: _build(section, *parts))[1]
->>>>>>> c24e584 (Backbone, training and optimizers have their settings in groups; a config is checked on the meta device; Encoder says what a backbone offers; weights keep the precision of the model)
 
 
 def group_refusals(name: str, section: Part) -> list[Refusal]:
