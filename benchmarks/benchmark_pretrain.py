@@ -182,7 +182,7 @@ def beside_supervised(options: argparse.Namespace) -> None:
         return functools.partial(trainer(task.train().to(memory_format=torch.channels_last)), batch)
 
     classify = ClassifyTask(base.backbone.build(), [0] * len(dataset), classes=10)
-    supervised = step_of(classify, Views.crops(options.image_size), base.loader.batch_size)
+    supervised = step_of(classify, Views.crops(image_size=options.image_size), base.loader.batch_size)
     rows = []
     for name, run in runs.items():
         torch.manual_seed(0)

@@ -31,6 +31,13 @@ def check_in(interval: str, **settings: Setting) -> None:
     _check(f"a number in {interval}", inside, settings)
 
 
+def check_rising(**settings: Sequence[float]) -> None:
+    """Refuse pairs whose first number is the larger: ``check_rising(crop_scale=crop_scale)``."""
+    for name, (low, high) in settings.items():
+        if low > high:
+            raise ValueError(f"{name}: expected the smaller number first, got {(low, high)}")
+
+
 def _check(bounds: str, holds: Callable[[float], bool], settings: dict[str, Setting]) -> None:
     for name, value in settings.items():
         several = isinstance(value, Sequence)

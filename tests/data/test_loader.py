@@ -48,7 +48,9 @@ def detection(folder, policy="repair", split="train", transform=None):
 
 
 def views(folder, policy="repair"):
-    return ViewSamples(ImageFolder(root=str(folder / "unlabelled"), policy=policy), Views.crops(24, count=2, blur=0.5))
+    return ViewSamples(
+        ImageFolder(root=str(folder / "unlabelled"), policy=policy), Views.crops(image_size=24, count=2, blur=0.5)
+    )
 
 
 def assert_same(one, other):
@@ -250,7 +252,7 @@ from visionlab.data.loader import TrainLoader
 from visionlab.data.samples import ViewSamples
 from visionlab.data.views import Views
 
-samples = ViewSamples(ImageFolder(root=sys.argv[1]), Views.crops(24))
+samples = ViewSamples(ImageFolder(root=sys.argv[1]), Views.crops(image_size=24))
 for number, batch in enumerate(TrainLoader(samples, batch_size=4, workers=2).batches()):
     if number == 3:
         print("running", flush=True)
@@ -310,7 +312,7 @@ def test_negative_workers_are_refused(folder):
 @pytest.mark.parametrize("policy", ["repair", "skip"])
 def test_odd_images_stop_no_run(test_data, policy):
     dataset = ImageFolder(root=str(test_data / "odd_images"), policy=policy)
-    loader = TrainLoader(ViewSamples(dataset, Views.crops(16)), 0, batch_size=16, workers=0)
+    loader = TrainLoader(ViewSamples(dataset, Views.crops(image_size=16)), 0, batch_size=16, workers=0)
     epochs = list(islice(loader.batches(), 2 * len(dataset) // 16 + 1))
     assert {tuple(batch.views[0].shape) for batch in epochs} == {(16, 3, 16, 16)}
     named = [problem.file for problem in loader.problems]

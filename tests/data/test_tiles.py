@@ -55,7 +55,7 @@ def places(views):
 
 
 def test_tiles_stand_on_the_grid_and_are_whole_pieces(map_of_places):
-    views = Tiles(240, gap=0.25, jitter=0.0, **WHOLE)(map_of_places, 5)
+    views = Tiles(image_size=240, gap=0.25, jitter=0.0, **WHOLE)(map_of_places, 5)
     size = views[0].shape[-1]
     corners = places(views)
     step = size + -(-size // 4)
@@ -67,7 +67,7 @@ def test_tiles_stand_on_the_grid_and_are_whole_pieces(map_of_places):
 
 
 def test_jitter_is_even_in_both_directions_and_keeps_the_gap(map_of_places):
-    tiles = Tiles(240, gap=0.25, jitter=0.125, **WHOLE)
+    tiles = Tiles(image_size=240, gap=0.25, jitter=0.125, **WHOLE)
     size = tiles.tile_size
     corners = np.array([places(tiles(map_of_places, seed)) for seed in range(300)])
     offsets = corners - (corners.min(0) + corners.max(0)) // 2
@@ -85,7 +85,7 @@ def test_jitter_is_even_in_both_directions_and_keeps_the_gap(map_of_places):
 
 
 def test_channels_move_on_their_own(map_of_places):
-    shifted = Tiles(240, jitter=0.0, channel_shift=2, **WHOLE)
+    shifted = Tiles(image_size=240, jitter=0.0, channel_shift=2, **WHOLE)
     views = [view for seed in range(50) for view in shifted(map_of_places, seed)]
     # Green and blue both hold the row: without a shift they would be equal.
     apart = np.array([int(view[1, 0, 0]) - int(view[2, 0, 0]) for view in views])
@@ -136,9 +136,9 @@ def test_dropped_channels_are_noise_around_gray():
 
 
 def test_colors_of_a_grid(picture):
-    kept = Tiles(60, **WHOLE)(picture, 3)
-    dropped = Tiles(60, color="drop", **WHOLE)(picture, 3)
-    projected = Tiles(60, color="project", **WHOLE)(picture, 3)
+    kept = Tiles(image_size=60, **WHOLE)(picture, 3)
+    dropped = Tiles(image_size=60, color="drop", **WHOLE)(picture, 3)
+    projected = Tiles(image_size=60, color="project", **WHOLE)(picture, 3)
     for tile, drop, flat in zip(kept, dropped, projected, strict=True):
         assert sum(torch.equal(tile[channel], drop[channel]) for channel in range(3)) == 1
         np.testing.assert_array_equal(flat.numpy(), project(tile.numpy()))

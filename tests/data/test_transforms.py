@@ -104,6 +104,12 @@ def test_fit():
     assert fit(1, 5000, 10, 100) == (1, 100)
 
 
+def test_evaluation_takes_the_largest_of_several_sizes():
+    several, largest = EvaluationResize(short_side=[30, 60, 40]), EvaluationResize(short_side=60)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    assert torch.equal(several.resize(image), largest.resize(image))
+
+
 def test_objects_cut_off_are_dropped_and_crowds_stay():
     transform = DetectionTransform(short_side=100, max_size=400, flip=0.0, crop=0.4)
     boxes = [[0, 0, 30, 100], [40, 40, 60, 60], [0, 0, 30, 100], [0, 0, 1.2, 100]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, floor
 from typing import Literal
 
@@ -13,8 +14,9 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from visionlab.checks import check_above, check_at_least, check_in
-from visionlab.data.views import Views
+from visionlab.data.views import Views, ViewSettings
 from visionlab.seeding import derive_seed
+from visionlab.settings import Settings, flat_settings
 
 TileColor = Literal["keep", "drop", "project"]
 
@@ -23,6 +25,55 @@ _GREEN_MAGENTA = np.array([-1, 2, -1])
 _PROJECTION = np.eye(3) - np.outer(_GREEN_MAGENTA, _GREEN_MAGENTA) / (_GREEN_MAGENTA @ _GREEN_MAGENTA)
 # A random byte picks one of so many quantiles of the normal distribution: finer ones would vanish in whole gray levels.
 _NORMAL = ndtri((np.arange(256) + 0.5) / 256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileSettings(Settings):
+    """What becomes of each tile, so that nothing but what it shows tells its place.
+
+    Args:
+        jitter: how far a tile moves at most in each direction, as a share of its side.
+        channel_shift: how far each color channel of a tile moves on its own at most, in pixels, against the color
+            fringes of lenses.
+        color: what happens to a tile's colors, to the same end: drop | project | keep. The first leaves it one of its
+            channels, the second removes the green-magenta direction, the last does nothing.
+    """
+
+    jitter: float = 0.0
+    channel_shift: int = 0
+    color: TileColor = "keep"
+
+    def __post_init__(self) -> None:
+        check_in("[0, 1]", jitter=self.jitter)
+        check_at_least(0, channel_shift=self.channel_shift)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileGap(Settings):
+    """The distance between tiles.
+
+    Args:
+        gap: mean distance between neighbors as a share of a tile's side; negative for tiles that overlap, above -1.
+    """
+
+    gap: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_above(-1, gap=self.gap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileGrid(Settings):
+    """The grid of tiles.
+
+    Args:
+        grid: tiles along each side, at least 2.
+    """
+
+    grid: int = 3
+
+    def __post_init__(self) -> None:
+        check_at_least(2, grid=self.grid)
 
 
 class Tiles:
@@ -38,16 +89,10 @@ class Tiles:
     behind random offsets.
 
     Args:
-        image_size: side of the square crop that the grid covers, in pixels.
-        grid: tiles along each side.
-        gap: distance between neighbors as a share of a tile's side; negative for tiles that overlap, above -1.
-        jitter: how far a tile moves at most in each direction, as a share of its side. It may be half the gap at
-            most, unless tiles overlap anyway.
-        channel_shift: how far each color channel of a tile moves on its own at most, in pixels.
-        color: what happens to colors: keep | drop | project.
-        crop_scale: smallest and largest share of the image's area that the crop shows, in (0, 1].
-        flip: probability of a horizontal mirror image.
-        grayscale: probability of losing all color.
+        views: the crop that the grid covers.
+        tiles: what becomes of each tile. Unless tiles overlap, they may move by half the gap at most.
+        spacing: the distance between them.
+        layout: how many there are.
 
     Attributes:
         tile_size: side of a tile in pixels: the largest with which the grid fits.
@@ -60,28 +105,21 @@ class Tiles:
     Puzzles", 2016, arXiv:1603.09246.
     """
 
+    @flat_settings
     def __init__(
         self,
-        image_size: int,
         *,
-        grid: int = 3,
-        gap: float = 0.5,
-        jitter: float = 0.075,
-        channel_shift: int = 0,
-        color: TileColor = "keep",
-        crop_scale: tuple[float, float] = (0.3, 1.0),
-        flip: float = 0.5,
-        grayscale: float = 0.0,
+        views: ViewSettings,
+        tiles: TileSettings = TileSettings(jitter=0.075),
+        spacing: TileGap,
+        layout: TileGrid,
     ):
-        check_at_least(2, grid=grid)
-        check_above(-1, gap=gap)
-        check_in("[0, 1]", jitter=jitter)
-        check_at_least(0, channel_shift=channel_shift)
+        gap, jitter = spacing.gap, tiles.jitter
         if gap >= 0 and jitter > gap / 2:
             raise ValueError(f"jitter: expected at most half the gap, {gap / 2:g}, got {jitter}: tiles would overlap")
-        self._crop = Views.crops(image_size, crop_scale=crop_scale, flip=flip, grayscale=grayscale)
-        self.grid, self.channel_shift, self.color = grid, channel_shift, color
-        self._fit(image_size, gap, jitter)
+        self._crop = Views.crops(views=views)
+        self.grid, self.channel_shift, self.color = layout.grid, tiles.channel_shift, tiles.color
+        self._fit(views.image_size, gap, jitter)
 
     def _fit(self, image_size: int, gap: float, jitter: float) -> None:
         """Find the largest tile with which the grid fits, and with it distances in pixels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visionlab.checks import check_at_least, check_in
+from visionlab.settings import Settings, flat_settings
 from visionlab.structures import Target
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
@@ -19,6 +21,52 @@ import albumentations as A
 # A cropped object counts as long as this share of its box is left and no side is under a pixel.
 MIN_VISIBLE = 0.2
 MIN_SIDE = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation(Settings):
+    """Random changes that any image may undergo.
+
+    Args:
+        flip: probability of a horizontal mirror image.
+        color_strength: how strongly brightness, contrast, saturation and hue are changed, up to 2.5; 0 not.
+    """
+
+    flip: float = 0.5
+    color_strength: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_in("[0, 1]", flip=self.flip)
+        check_in("[0, 2.5]", color_strength=self.color_strength)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSize(Settings):
+    """The size that images are brought to.
+
+    Args:
+        short_side: length of the shorter side in pixels; of several, training draws one and evaluation takes the
+            largest.
+        max_size: the most pixels that the longer side may have; the shorter side gives way.
+    """
+
+    short_side: int | list[int] = 800
+    max_size: int = 1333
+
+    def __post_init__(self) -> None:
+        check_at_least(1, short_side=self.short_side)
+        if self.max_size < self.largest:
+            raise ValueError(f"max_size: expected at least the short side, {self.largest}, got {self.max_size}")
+
+    @property
+    def short_sides(self) -> list[int]:
+        """All lengths that the shorter side may have."""
+        return [self.short_side] if isinstance(self.short_side, int) else list(self.short_side)
+
+    @property
+    def largest(self) -> int:
+        """The largest of them."""
+        return max(self.short_sides)
 
 
 def seed_transform(transform: A.Compose, seed: int) -> random.Random:
@@ -38,13 +86,11 @@ def color_jitter(strength: float) -> list[A.BasicTransform]:
     Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020,
     arXiv:2002.05709, appendix A (there the strength is 1).
     """
-    check_in("[0, 2.5]", color_strength=strength)
     return [A.ColorJitter(*(strength * s for s in (0.8, 0.8, 0.8, 0.2)), p=0.8)] if strength else []
 
 
 def flip_step(probability: float) -> list[A.BasicTransform]:
     """Return the step that mirrors an image from left to right; none at probability 0."""
-    check_in("[0, 1]", flip=probability)
     return [A.HorizontalFlip(p=probability)] if probability else []
 
 
@@ -73,13 +119,12 @@ class EvaluationResize:
     """Resizes an image, and its boxes with it, and does nothing else.
 
     Args:
-        short_side: length of the shorter side, in pixels.
-        max_size: the most pixels that the longer side may have; the shorter side gives way.
+        size: what it is resized to.
     """
 
-    def __init__(self, *, short_side: int = 800, max_size: int = 1333):
-        _check_sizes(short_side, max_size)
-        self.short_side, self.max_size = short_side, max_size
+    @flat_settings
+    def __init__(self, *, size: ImageSize):
+        self.short_side, self.max_size = size.largest, size.max_size
 
     def resize(self, image: np.ndarray) -> Tensor:
         """Return an ``(H, W, 3)`` uint8 image as a ``(3, height, width)`` uint8 tensor."""
@@ -97,30 +142,19 @@ class DetectionTransform:
     """Changes training images at random, and their boxes with them.
 
     Args:
-        short_side: length of the shorter side in pixels, or several to draw from.
-        max_size: the most pixels that the longer side may have; the shorter side gives way.
-        flip: probability of a horizontal mirror image.
+        size: what they are resized to.
+        augmentation: how they are changed.
         crop: largest share of its height or width that an image loses on each of its four sides, below 0.5.
-        color_strength: how strongly brightness, contrast, saturation and hue are changed; 0 not.
     """
 
-    def __init__(
-        self,
-        *,
-        short_side: int | list[int] = 800,
-        max_size: int = 1333,
-        flip: float = 0.5,
-        crop: float = 0.0,
-        color_strength: float = 0.0,
-    ):
-        _check_sizes(short_side, max_size)
-        self.short_sides = [short_side] if isinstance(short_side, int) else list(short_side)
-        self.max_size = max_size
+    @flat_settings
+    def __init__(self, *, size: ImageSize, augmentation: Augmentation, crop: float = 0.0):
+        self.size = size
         check_in("[0, 0.5)", crop=crop)
         cut = [A.RandomCropFromBorders(crop, crop, crop, crop)] if crop else []
         boxes = A.BboxParams("pascal_voc", label_fields=["index"], clip=True, filter_invalid_bboxes=True)
-        self.geometry = A.Compose([*cut, *flip_step(flip)] or [A.NoOp()], bbox_params=boxes)
-        self.colors = A.Compose(color_jitter(color_strength))
+        self.geometry = A.Compose([*cut, *flip_step(augmentation.flip)] or [A.NoOp()], bbox_params=boxes)
+        self.colors = A.Compose(color_jitter(augmentation.color_strength))
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, seed: int
@@ -139,14 +173,14 @@ class DetectionTransform:
             than a fifth of are dropped, crowd regions stay.
         """
         generator = seed_transform(self.geometry, seed)
-        short_side = generator.choice(self.short_sides)
+        short_side = generator.choice(self.size.short_sides)
         changed = self.geometry(image=image, bboxes=np.asarray(boxes, np.float64), index=np.arange(len(boxes)))
         index = np.asarray(changed["index"], np.int64)
         left = np.asarray(changed["bboxes"], np.float64).reshape(-1, 4)
         picture = changed["image"]
         visible = _areas(left) >= MIN_VISIBLE * _areas(np.asarray(boxes, np.float64))[index]
         seed_transform(self.colors, generator.getrandbits(63))
-        pixels = resize(picture, *fit(picture.shape[0], picture.shape[1], short_side, self.max_size))
+        pixels = resize(picture, *fit(picture.shape[0], picture.shape[1], short_side, self.size.max_size))
         left = _scale(left, picture, pixels)
         keep = (visible | crowd[index]) & (left[:, 2:] - left[:, :2] >= MIN_SIDE).all(1)
         colored = self.colors(image=pixels.permute(1, 2, 0).numpy())["image"]
@@ -169,10 +203,3 @@ def _target(boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray) -> Target:
         torch.as_tensor(labels, dtype=torch.int64),
         torch.as_tensor(crowd, dtype=torch.bool),
     )
-
-
-def _check_sizes(short_side: int | list[int], max_size: int) -> None:
-    check_at_least(1, short_side=short_side)
-    longest = short_side if isinstance(short_side, int) else max(short_side)
-    if max_size < longest:
-        raise ValueError(f"max_size: expected at least the short side, {longest}, got {max_size}")

@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from visionlab.checks import check_above, check_at_least, check_in
-from visionlab.data.transforms import A, color_jitter, flip_step, resize, seed_transform
+from visionlab.checks import check_above, check_at_least, check_in, check_rising
+from visionlab.data.transforms import A, Augmentation, color_jitter, flip_step, resize, seed_transform
 from visionlab.seeding import derive_seed
+from visionlab.settings import flat_settings
 
 ViewsLike = Callable[[np.ndarray, int], list[Tensor]]
 """Makes views, each ``(3, H, W)`` uint8, of an ``(H, W, 3)`` uint8 RGB image and its seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings(Augmentation):
+    """What a view shows of an image, and how it is changed: a random crop, resized to a square.
+
+    Args:
+        image_size: side of the square, in pixels.
+        crop_scale: smallest and largest share of the image's area that is shown, in (0, 1].
+        grayscale: probability of losing all color.
+        blur: probability of a Gaussian blur, its standard deviation from 0.1 to 2 pixels.
+        solarize: probability of turning bright pixels dark.
+    """
+
+    image_size: int = 224
+    crop_scale: tuple[float, float] = (0.3, 1.0)
+    grayscale: float = 0.0
+    blur: float = 0.0
+    solarize: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, image_size=self.image_size)
+        check_in("(0, 1]", crop_scale=self.crop_scale)
+        check_rising(crop_scale=self.crop_scale)
+        check_in("[0, 1]", grayscale=self.grayscale, blur=self.blur, solarize=self.solarize)
 
 
 class Views:
@@ -27,51 +55,36 @@ class Views:
         self.transforms = transforms
 
     @classmethod
+    @flat_settings
     def crops(
         cls,
-        image_size: int,
         *,
+        views: ViewSettings = ViewSettings(crop_scale=(0.08, 1.0)),
         count: int = 1,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
-        color_strength: float = 0.0,
-        grayscale: float = 0.0,
-        blur: float = 0.0,
-        solarize: float = 0.0,
     ) -> Views:
         """Return views that are random crops, resized to a square; ``+`` joins views of different kinds.
 
         Args:
-            image_size: side of the square, in pixels.
+            views: what each shows.
             count: number of views.
-            crop_scale: smallest and largest share of the image's area that a view shows, in (0, 1].
             crop_ratio: smallest and largest width of the crop for each unit of height.
-            flip: probability of a horizontal mirror image.
-            color_strength: how strongly brightness, contrast, saturation and hue are changed; 0 not.
-            grayscale: probability of losing all color.
-            blur: probability of a Gaussian blur, its standard deviation from 0.1 to 2 pixels.
-            solarize: probability of turning bright pixels dark.
 
         Raises:
             ValueError: a setting is out of its range.
         """
-        check_at_least(1, image_size=image_size, count=count)
-        check_in("(0, 1]", crop_scale=crop_scale)
+        check_at_least(1, count=count)
         check_above(0, crop_ratio=crop_ratio)
-        for name, pair in (("crop_scale", crop_scale), ("crop_ratio", crop_ratio)):
-            if pair[0] > pair[1]:
-                raise ValueError(f"{name}: expected the smaller number first, got {pair}")
-        check_in("[0, 1]", grayscale=grayscale, blur=blur, solarize=solarize)
-        size = (image_size, image_size)
-        steps = [A.RandomResizedCrop(size, tuple(crop_scale), tuple(crop_ratio), area_for_downscale="image")]
-        steps += flip_step(flip) + color_jitter(color_strength)
-        if grayscale:
-            steps.append(A.ToGray(p=grayscale))
-        if blur:
-            steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=blur))
-        if solarize:
-            steps.append(A.Solarize(p=solarize))
+        check_rising(crop_ratio=crop_ratio)
+        size = (views.image_size, views.image_size)
+        steps = [A.RandomResizedCrop(size, tuple(views.crop_scale), tuple(crop_ratio), area_for_downscale="image")]
+        steps += flip_step(views.flip) + color_jitter(views.color_strength)
+        if views.grayscale:
+            steps.append(A.ToGray(p=views.grayscale))
+        if views.blur:
+            steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=views.blur))
+        if views.solarize:
+            steps.append(A.Solarize(p=views.solarize))
         return cls([A.Compose(steps)] * count)
 
     def __add__(self, other: Views) -> Views:

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from visionlab import distributed
 from visionlab.checks import check_at_least, check_in
-from visionlab.data.tiles import TileColor, Tiles, mosaic
+from visionlab.data.tiles import TileGap, TileGrid, Tiles, TileSettings, mosaic
+from visionlab.data.views import ViewSettings
 from visionlab.models.backbone import Backbone
 from visionlab.models.norm import batch_norms
 from visionlab.precision import full_precision, upcast
 from visionlab.pretext.estimators import info_nce
 from visionlab.pretext.pretext import Pretext, PretextOutput
 from visionlab.pretext.siamese import check_tile_size, encode_tiles
+from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
 
 # Each turns a grid ``(N, C, rows, columns)`` so that what is to be foretold lies below.
@@ -40,15 +42,11 @@ class ContrastivePredictiveCoding(Pretext):
 
     Args:
         encoder: the backbone to train.
-        image_size: side of the square part of an image that the grid covers, in pixels; 256 gives the patches of 64
-            pixels of the first paper, 260 with a grid of 6 and an overlap of 0.55 those of 80 of the second.
-        grid: patches along each side.
+        views: the part of an image that the grid covers; an ``image_size`` of 256 gives the patches of 64 pixels of the
+            first paper, 260 with a grid of 6 and an overlap of 0.55 those of 80 of the second.
+        tiles: what becomes of each patch.
+        layout: how many there are.
         overlap: share of its side that a patch has in common with the next, in (0, 1).
-        jitter: how far a patch moves at most in each direction, as a share of its side.
-        color: what happens to a patch's colors: drop | project | keep. The first leaves it one of its channels, the
-            second removes the green-magenta direction, the last does nothing.
-        crop_scale: smallest and largest share of the image's area that the grid covers, in (0, 1].
-        flip: probability of a horizontal mirror image.
         directions: how many directions are foretold: down, then up, right and left, each with a context of its own.
         skip_rows: the next rows that are not foretold, because they overlap with what the context has seen.
         predict_rows: rows after those that are foretold.
@@ -61,17 +59,15 @@ class ContrastivePredictiveCoding(Pretext):
     arXiv:1905.09272, section 3.
     """
 
+    @flat_settings
     def __init__(
         self,
         encoder: Backbone,
         *,
-        image_size: int = 256,
-        grid: int = 7,
+        views: ViewSettings = ViewSettings(image_size=256),
+        tiles: TileSettings = TileSettings(color="drop"),
+        layout: TileGrid = TileGrid(grid=7),
         overlap: float = 0.5,
-        jitter: float = 0.0,
-        color: TileColor = "drop",
-        crop_scale: tuple[float, float] = (0.3, 1.0),
-        flip: float = 0.5,
         directions: int = 1,
         skip_rows: int = 1,
         predict_rows: int = 5,
@@ -86,15 +82,14 @@ class ContrastivePredictiveCoding(Pretext):
         check_at_least(
             1, predict_rows=predict_rows, context_layers=context_layers, context_dim=context_dim, target_dim=target_dim
         )
+        grid = layout.grid
         if skip_rows + predict_rows >= grid:
             raise ValueError(
                 f"predict_rows: expected at most {grid - 1} together with skip_rows in a grid of {grid}, got "
                 f"{predict_rows} + {skip_rows}"
             )
         _check_norm(encoder)
-        self.views = Tiles(
-            image_size, grid=grid, gap=-overlap, jitter=jitter, color=color, crop_scale=crop_scale, flip=flip
-        )
+        self.views = Tiles(views=views, tiles=tiles, spacing=TileGap(gap=-overlap), layout=layout)
         check_tile_size(encoder, self.views.tile_size)
         self.grid = grid
         steps = range(skip_rows + 1, skip_rows + predict_rows + 1)

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from visionlab import distributed
 from visionlab.checks import check_at_least
-from visionlab.data.views import Views
+from visionlab.data.views import Views, ViewSettings
 from visionlab.models.backbone import Backbone
 from visionlab.pretext.estimators import ESTIMATORS
+from visionlab.pretext.heads import HiddenWidth
 from visionlab.pretext.pretext import Pretext, PretextOutput
 from visionlab.pretext.prior import PriorMatching
 from visionlab.pretext.scorers import SCORERS
+from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
 
 
@@ -26,9 +28,7 @@ class DeepInfoMax(Pretext):
 
     Args:
         encoder: the backbone to train; it needs a feature level below the last.
-        image_size: side of the square view, in pixels.
-        crop_scale: smallest and largest share of the image's area that a view shows, in (0, 1].
-        flip: probability of a horizontal mirror image.
+        views: what a view shows.
         local_stride: the feature level that the code is to tell about, by its stride; by default the last but one.
         global_weight: weight of the information about the map as a whole (alpha).
         local_weight: weight of the mean information about its places (beta).
@@ -37,19 +37,18 @@ class DeepInfoMax(Pretext):
         scorer: how codes and maps are compared: dot (encode-and-dot) | concat (concat-and-convolve).
         num_negatives: how many other images each is contrasted with; by default all others of the batch.
         code_dim: width of the code.
-        hidden_dim: width of the scorer's layers.
+        hidden: the scorer's layers, which it must have.
 
     Source: Hjelm et al., "Learning deep representations by mutual information estimation and maximization", 2019,
     arXiv:1808.06670, equation 8.
     """
 
+    @flat_settings
     def __init__(
         self,
         encoder: Backbone,
         *,
-        image_size: int = 224,
-        crop_scale: tuple[float, float] = (0.3, 1.0),
-        flip: float = 0.5,
+        views: ViewSettings,
         local_stride: int | None = None,
         global_weight: float = 0.0,
         local_weight: float = 1.0,
@@ -58,14 +57,16 @@ class DeepInfoMax(Pretext):
         scorer: Literal["dot", "concat"] = "dot",
         num_negatives: int | None = None,
         code_dim: int = 64,
-        hidden_dim: int = 512,
+        hidden: HiddenWidth = HiddenWidth(hidden_dim=512),
     ):
         super().__init__(encoder)
         check_at_least(0, global_weight=global_weight, local_weight=local_weight, prior_weight=prior_weight)
-        check_at_least(1, num_negatives=num_negatives, code_dim=code_dim, hidden_dim=hidden_dim)
+        check_at_least(1, num_negatives=num_negatives, code_dim=code_dim)
+        if hidden.hidden_dim is None:
+            raise ValueError("hidden_dim: expected the width of the scorer's layers, got none")
         if global_weight == local_weight == 0:
             raise ValueError("local_weight: expected more than 0, or else global_weight, got 0 for both")
-        self.views = Views.crops(image_size, crop_scale=crop_scale, flip=flip)
+        self.views = Views.crops(views=views)
         self.level = _choose_level(encoder, local_stride)
         self.estimate, self.num_negatives = ESTIMATORS[estimator], num_negatives
         self.weights = {"global": global_weight, "local": local_weight}
@@ -75,10 +76,10 @@ class DeepInfoMax(Pretext):
         self.code = nn.Linear(encoder.num_features, code_dim)
         self.scorers = nn.ModuleDict()
         if global_weight:
-            self.summary = _Summary(channels, -(-image_size // encoder.strides[self.level]))
-            self.scorers["global"] = SCORERS[scorer](code_dim, self.summary.num_features, hidden_dim)
+            self.summary = _Summary(channels, -(-views.image_size // encoder.strides[self.level]))
+            self.scorers["global"] = SCORERS[scorer](code_dim, self.summary.num_features, hidden.hidden_dim)
         if local_weight:
-            self.scorers["local"] = SCORERS[scorer](code_dim, channels, hidden_dim)
+            self.scorers["local"] = SCORERS[scorer](code_dim, channels, hidden.hidden_dim)
         if prior_weight:
             self.prior = PriorMatching(code_dim)
 

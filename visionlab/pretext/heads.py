@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import nn
 
+from visionlab.checks import check_at_least
 from visionlab.models.norm import SyncBatchNorm
+from visionlab.settings import Settings
 
 
-def projection_mlp(in_features: int, hidden_features: int, out_features: int, *, layers: int = 2) -> nn.Sequential:
+@dataclass(frozen=True, kw_only=True)
+class HiddenWidth(Settings):
+    """The hidden layers of a head.
+
+    Args:
+        hidden_dim: their width; null for none, that is a single linear layer.
+    """
+
+    hidden_dim: int | None = 2048
+
+    def __post_init__(self) -> None:
+        check_at_least(1, hidden_dim=self.hidden_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectionWidth(Settings):
+    """The space in which views are compared.
+
+    Args:
+        projection_dim: its width.
+    """
+
+    projection_dim: int = 128
+
+    def __post_init__(self) -> None:
+        check_at_least(1, projection_dim=self.projection_dim)
+
+
+def projection_mlp(
+    in_features: int, hidden_features: int | None, out_features: int, *, layers: int = 2
+) -> nn.Sequential:
     """Return SimCLR's projection: linear, batch norm, ReLU, linear; or a deeper one of the same kind.
 
     The statistics of the batch norm are those of all processes, so their number changes nothing.
 
     Args:
         in_features: width of the pooled encoder features.
-        hidden_features: width of the hidden layers.
+        hidden_features: width of the hidden layers; None for a single linear layer.
         out_features: width of the projection.
         layers: number of linear layers, at least 1; VICReg's expander has three.
 
@@ -22,10 +56,11 @@ def projection_mlp(in_features: int, hidden_features: int, out_features: int, *,
     Bardes et al., "VICReg", 2022, arXiv:2105.04906, section 4.2.
     """
     modules: list[nn.Module] = []
-    for _ in range(layers - 1):
-        modules.append(nn.Linear(in_features, hidden_features, bias=False))
-        modules += [SyncBatchNorm(hidden_features), nn.ReLU(inplace=True)]
-        in_features = hidden_features
+    if hidden_features is not None:
+        for _ in range(layers - 1):
+            modules.append(nn.Linear(in_features, hidden_features, bias=False))
+            modules += [SyncBatchNorm(hidden_features), nn.ReLU(inplace=True)]
+            in_features = hidden_features
     return nn.Sequential(*modules, nn.Linear(in_features, out_features))
 
 

@@ -10,14 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionlab import distributed
-from visionlab.checks import check_above, check_at_least
-from visionlab.data.views import Views
+from visionlab.checks import check_at_least
+from visionlab.data.views import Views, ViewSettings
 from visionlab.models.backbone import Backbone
 from visionlab.precision import full_precision, upcast
-from visionlab.pretext.losses import noise_contrastive
+from visionlab.pretext.heads import ProjectionWidth
+from visionlab.pretext.losses import Temperature, noise_contrastive
 from visionlab.pretext.momentum import MemoryBank
 from visionlab.pretext.pretext import Pretext, PretextOutput
 from visionlab.seeding import derive_seed
+from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
 
 
@@ -29,13 +31,9 @@ class InstanceDiscrimination(Pretext):
 
     Args:
         encoder: the backbone to train.
-        image_size: side of the square view, in pixels.
-        crop_scale: smallest and largest share of the image's area that a view shows, in (0, 1].
-        color_strength: how strongly brightness, contrast, saturation and hue are changed; 0 not.
-        grayscale: probability of losing all color.
-        flip: probability of a horizontal mirror image.
-        temperature: divides the cosines, above 0.
-        projection_dim: width of a direction.
+        views: what a view shows.
+        softmax: of the loss.
+        projection: the space of the directions.
         bank_momentum: the share of an image's old direction that stays when it comes again, in [0, 1].
         loss: over all images, or against noise.
         noise_samples: images drawn as noise for each image, uniformly, under ``nce``.
@@ -46,33 +44,27 @@ class InstanceDiscrimination(Pretext):
     arXiv:1805.01978; Gutmann and Hyvärinen, "Noise-contrastive estimation", AISTATS 2010.
     """
 
+    @flat_settings
     def __init__(
         self,
         encoder: Backbone,
         *,
-        image_size: int = 224,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
-        color_strength: float = 0.5,
-        grayscale: float = 0.2,
-        flip: float = 0.5,
-        temperature: float = 0.07,
-        projection_dim: int = 128,
+        views: ViewSettings = ViewSettings(crop_scale=(0.2, 1.0), color_strength=0.5, grayscale=0.2),
+        softmax: Temperature = Temperature(temperature=0.07),
+        projection: ProjectionWidth,
         bank_momentum: float = 0.5,
         loss: Literal["nce", "softmax"] = "nce",
         noise_samples: int = 4096,
         normalizer: Literal["fixed", "learned"] = "fixed",
     ):
         super().__init__(encoder)
-        check_above(0, temperature=temperature)
-        check_at_least(1, projection_dim=projection_dim, noise_samples=noise_samples)
+        check_at_least(1, noise_samples=noise_samples)
         if loss == "softmax" and (normalizer, noise_samples) != ("fixed", 4096):
             raise ValueError("noise_samples and normalizer have no effect with loss softmax")
-        self.views = Views.crops(
-            image_size, crop_scale=crop_scale, flip=flip, color_strength=color_strength, grayscale=grayscale
-        )
-        self.projection = nn.Linear(encoder.num_features, projection_dim)
-        self.bank = MemoryBank(projection_dim, bank_momentum)
-        self.loss, self.temperature, self.noise_samples = loss, temperature, noise_samples
+        self.views = Views.crops(views=views)
+        self.projection = nn.Linear(encoder.num_features, projection.projection_dim)
+        self.bank = MemoryBank(projection.projection_dim, bank_momentum)
+        self.loss, self.temperature, self.noise_samples = loss, softmax.temperature, noise_samples
         self._estimated = loss == "softmax" or normalizer == "learned"
         unknown = torch.tensor(math.nan)
         if normalizer == "learned":

@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionlab.checks import check_at_least
-from visionlab.data.tiles import Tiles, mosaic
+from visionlab.data.tiles import TileGap, TileGrid, Tiles, TileSettings, mosaic
+from visionlab.data.views import ViewSettings
 from visionlab.models.backbone import Backbone
-from visionlab.pretext.heads import projection_mlp
+from visionlab.pretext.heads import HiddenWidth, projection_mlp
 from visionlab.pretext.permutations import distant_permutations
 from visionlab.pretext.pretext import Pretext, PretextOutput
 from visionlab.pretext.siamese import check_tile_size, encode_tiles, standardize
 from visionlab.seeding import derive_seed
+from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
 
 
@@ -27,20 +29,15 @@ class Jigsaw(Pretext):
 
     Args:
         encoder: the backbone to train.
-        image_size: side of the square part of an image that the grid covers, in pixels; 228 gives the tiles of 64
-            pixels of the paper.
-        grid: tiles along each side, 2 or 3.
-        gap: mean distance between tiles as a share of their side.
-        jitter: how far a tile moves at most in each direction, as a share of its side.
-        channel_shift: how far each color channel of a tile moves on its own at most, in pixels, against the color
-            fringes of lenses.
-        grayscale: probability that an image loses all color, to the same end.
-        crop_scale: smallest and largest share of the image's area that the grid covers, in (0, 1].
-        flip: probability of a horizontal mirror image.
+        views: the part of an image that the grid covers; an ``image_size`` of 228 gives the tiles of 64 pixels of the
+            paper.
+        tiles: what becomes of each tile.
+        spacing: the distance between them.
+        layout: how many there are: 2 or 3 along each side.
         num_permutations: how many permutations there are to tell apart; they differ in as many places as can be.
         draws: permutations drawn for each image; more of them cost next to nothing.
         tile_dim: width of the layer that looks at each tile before all come together.
-        hidden_dim: width of the hidden layer that sees all tiles.
+        hidden: the hidden layer that sees all tiles.
 
     Source: Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", 2016,
     arXiv:1603.09246.
@@ -48,41 +45,29 @@ class Jigsaw(Pretext):
 
     permutations: Tensor
 
+    @flat_settings
     def __init__(
         self,
         encoder: Backbone,
         *,
-        image_size: int = 228,
-        grid: int = 3,
-        gap: float = 1 / 6,
-        jitter: float = 1 / 12,
-        channel_shift: int = 2,
-        grayscale: float = 0.3,
-        crop_scale: tuple[float, float] = (0.3, 1.0),
-        flip: float = 0.5,
+        views: ViewSettings = ViewSettings(image_size=228, grayscale=0.3),
+        tiles: TileSettings = TileSettings(jitter=1 / 12, channel_shift=2),
+        spacing: TileGap = TileGap(gap=1 / 6),
+        layout: TileGrid,
         num_permutations: int = 1000,
         draws: int = 1,
         tile_dim: int = 512,
-        hidden_dim: int = 4096,
+        hidden: HiddenWidth = HiddenWidth(hidden_dim=4096),
     ):
         super().__init__(encoder)
         check_at_least(2, num_permutations=num_permutations)
-        check_at_least(1, draws=draws, tile_dim=tile_dim, hidden_dim=hidden_dim)
-        self.views = Tiles(
-            image_size,
-            grid=grid,
-            gap=gap,
-            jitter=jitter,
-            channel_shift=channel_shift,
-            crop_scale=crop_scale,
-            flip=flip,
-            grayscale=grayscale,
-        )
+        check_at_least(1, draws=draws, tile_dim=tile_dim)
+        self.views = Tiles(views=views, tiles=tiles, spacing=spacing, layout=layout)
         check_tile_size(encoder, self.views.tile_size)
         self.draws = draws
-        self.register_buffer("permutations", distant_permutations(grid**2, num_permutations))
+        self.register_buffer("permutations", distant_permutations(len(self.views), num_permutations))
         self.tile = nn.Sequential(nn.Linear(encoder.num_features, tile_dim), nn.ReLU())
-        self.head = projection_mlp(grid**2 * tile_dim, hidden_dim, num_permutations)
+        self.head = projection_mlp(len(self.views) * tile_dim, hidden.hidden_dim, num_permutations)
 
     def forward(self, batch: ViewBatch) -> PretextOutput:
         features = encode_tiles(self.encoder, batch.views, standardized=True)

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from visionlab import distributed
+from visionlab.checks import check_above
 from visionlab.precision import full_precision, upcast
+from visionlab.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temperature(Settings):
+    """The softmax over similarities.
+
+    Args:
+        temperature: the softmax temperature, by which cosines are divided, above 0.
+    """
+
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_above(0, temperature=self.temperature)
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

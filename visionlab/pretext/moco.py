@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from visionlab.checks import check_above, check_at_least, check_in
-from visionlab.data.views import Views
+from visionlab.checks import check_in
+from visionlab.data.views import Views, ViewSettings
 from visionlab.models.backbone import Backbone
 from visionlab.precision import full_precision, upcast
-from visionlab.pretext.heads import dense_projection, queue_projection
-from visionlab.pretext.losses import contrast_with_queue
+from visionlab.pretext.heads import HiddenWidth, ProjectionWidth, dense_projection, queue_projection
+from visionlab.pretext.losses import Temperature, contrast_with_queue
 from visionlab.pretext.momentum import MomentumCopy, Queue
 from visionlab.pretext.pretext import Pretext, PretextOutput
+from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
 
 
@@ -29,17 +30,12 @@ class MoCo(Pretext):
 
     Args:
         encoder: the backbone to train.
-        image_size: side of the square views, in pixels.
-        crop_scale: smallest and largest share of the image's area that a view shows, in (0, 1].
-        color_strength: how strongly brightness, contrast, saturation and hue are changed; 0 not.
-        grayscale: probability of losing all color.
-        blur: probability of a Gaussian blur; version 1 has none.
-        flip: probability of a horizontal mirror image.
-        temperature: softmax temperature of the loss, above 0; 0.07 in version 1.
+        views: what the two views show; version 1 has no blur.
+        softmax: of the loss; the temperature of version 1 is 0.07.
         momentum: the share of the slow copy's weights that stays at each step, in [0, 1].
         queue_size: how many keys are negatives; fewer than there are images, else an image meets itself.
-        hidden_dim: width of the projection's hidden layer; null for version 1's single linear layer.
-        projection_dim: width of the space in which views are compared.
+        hidden: the projection's hidden layer; version 1 has none.
+        projection: the projection.
         dense: whether to contrast places too.
         dense_weight: the share of the dense loss in the sum, in [0, 1].
 
@@ -48,42 +44,29 @@ class MoCo(Pretext):
     Contrastive Learning for Self-Supervised Visual Pre-Training", 2021, arXiv:2011.09157.
     """
 
+    @flat_settings
     def __init__(
         self,
         encoder: Backbone,
         *,
-        image_size: int = 224,
-        crop_scale: tuple[float, float] = (0.2, 1.0),
-        color_strength: float = 0.5,
-        grayscale: float = 0.2,
-        blur: float = 0.5,
-        flip: float = 0.5,
-        temperature: float = 0.2,
+        views: ViewSettings = ViewSettings(crop_scale=(0.2, 1.0), color_strength=0.5, grayscale=0.2, blur=0.5),
+        softmax: Temperature = Temperature(temperature=0.2),
         momentum: float = 0.999,
         queue_size: int = 65536,
-        hidden_dim: int | None = 2048,
-        projection_dim: int = 128,
+        hidden: HiddenWidth,
+        projection: ProjectionWidth,
         dense: bool = False,
         dense_weight: float = 0.5,
     ):
         super().__init__(encoder)
-        check_above(0, temperature=temperature)
-        check_at_least(1, hidden_dim=hidden_dim, projection_dim=projection_dim)
         check_in("[0, 1]", dense_weight=dense_weight)
         if not dense and dense_weight != 0.5:
             raise ValueError("dense_weight: no effect without dense")
-        self.views = Views.crops(
-            image_size,
-            count=2,
-            crop_scale=crop_scale,
-            flip=flip,
-            color_strength=color_strength,
-            grayscale=grayscale,
-            blur=blur,
-        )
+        hidden_dim, projection_dim = hidden.hidden_dim, projection.projection_dim
+        self.views = Views.crops(views=views, count=2)
         self.projection = queue_projection(encoder.num_features, hidden_dim, projection_dim)
         self.queue = Queue(queue_size, projection_dim)
-        self.temperature, self.dense_weight = temperature, dense_weight if dense else 0.0
+        self.temperature, self.dense_weight = softmax.temperature, dense_weight if dense else 0.0
         self.dense_projection: nn.Module | None = None
         if dense:
             if hidden_dim is None:

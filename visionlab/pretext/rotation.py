@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from visionlab.data.views import Views
+from visionlab.data.views import Views, ViewSettings
 from visionlab.models.backbone import Backbone
 from visionlab.pretext.pretext import Pretext, PretextOutput
+from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
 
 
@@ -22,24 +23,16 @@ class Rotation(Pretext):
 
     Args:
         encoder: the backbone to train.
-        image_size: side of the square view, in pixels.
-        crop_scale: smallest and largest share of the image's area that a view shows, in (0, 1].
-        flip: probability of a horizontal mirror image.
+        views: what a view shows; all four rotations are of one view.
 
     Source: Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations", 2018,
     arXiv:1803.07728.
     """
 
-    def __init__(
-        self,
-        encoder: Backbone,
-        *,
-        image_size: int = 224,
-        crop_scale: tuple[float, float] = (0.3, 1.0),
-        flip: float = 0.5,
-    ):
+    @flat_settings
+    def __init__(self, encoder: Backbone, *, views: ViewSettings):
         super().__init__(encoder)
-        self.views = Views.crops(image_size, crop_scale=crop_scale, flip=flip)
+        self.views = Views.crops(views=views)
         self.classifier = nn.Linear(encoder.num_features, 4)
 
     def forward(self, batch: ViewBatch) -> PretextOutput:

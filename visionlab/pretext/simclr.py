@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from visionlab.checks import check_above, check_at_least
-from visionlab.data.views import Views
+from visionlab.data.views import Views, ViewSettings
 from visionlab.models.backbone import Backbone
-from visionlab.pretext.heads import projection_mlp
-from visionlab.pretext.losses import nt_xent
+from visionlab.pretext.heads import HiddenWidth, ProjectionWidth, projection_mlp
+from visionlab.pretext.losses import Temperature, nt_xent
 from visionlab.pretext.pretext import Pretext, PretextOutput
+from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
 
 
@@ -18,48 +18,29 @@ class SimCLR(Pretext):
 
     Args:
         encoder: the backbone to train.
-        image_size: side of the square views, in pixels.
-        crop_scale: smallest and largest share of the image's area that a view shows, in (0, 1].
-        color_strength: how strongly brightness, contrast, saturation and hue are changed; 1 as in the paper, 0 not.
-        grayscale: probability of losing all color.
-        blur: probability of a Gaussian blur.
-        flip: probability of a horizontal mirror image.
-        temperature: softmax temperature of the loss, above 0.
-        hidden_dim: width of the projection's hidden layer.
-        projection_dim: width of the space in which views are compared.
+        views: what the two views show; a ``color_strength`` of 1 is that of the paper.
+        softmax: of the loss.
+        hidden: the projection's hidden layer.
+        projection: the projection.
 
     Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020,
     arXiv:2002.05709.
     """
 
+    @flat_settings
     def __init__(
         self,
         encoder: Backbone,
         *,
-        image_size: int = 224,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        color_strength: float = 1.0,
-        grayscale: float = 0.2,
-        blur: float = 0.5,
-        flip: float = 0.5,
-        temperature: float = 0.1,
-        hidden_dim: int = 2048,
-        projection_dim: int = 128,
+        views: ViewSettings = ViewSettings(crop_scale=(0.08, 1.0), color_strength=1.0, grayscale=0.2, blur=0.5),
+        softmax: Temperature,
+        hidden: HiddenWidth,
+        projection: ProjectionWidth,
     ):
         super().__init__(encoder)
-        check_above(0, temperature=temperature)
-        check_at_least(1, hidden_dim=hidden_dim, projection_dim=projection_dim)
-        self.views = Views.crops(
-            image_size,
-            count=2,
-            crop_scale=crop_scale,
-            flip=flip,
-            color_strength=color_strength,
-            grayscale=grayscale,
-            blur=blur,
-        )
-        self.projection = projection_mlp(encoder.num_features, hidden_dim, projection_dim)
-        self.temperature = temperature
+        self.views = Views.crops(views=views, count=2)
+        self.projection = projection_mlp(encoder.num_features, hidden.hidden_dim, projection.projection_dim)
+        self.temperature = softmax.temperature
 
     def forward(self, batch: ViewBatch) -> PretextOutput:
         features = self.encoder.pool(self.encoder.normalize(torch.cat(batch.views)))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from visionlab.checks import check_at_least
-from visionlab.data.views import Views
+from visionlab.data.views import Views, ViewSettings
 from visionlab.models.backbone import Backbone
-from visionlab.pretext.heads import projection_mlp
+from visionlab.pretext.heads import HiddenWidth, ProjectionWidth, projection_mlp
 from visionlab.pretext.losses import vicreg_terms
 from visionlab.pretext.pretext import Pretext, PretextOutput
+from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
 
 COLLAPSED_VARIANCE = 0.9  # of at most 1; a network starts at two thirds and a healthy one comes close to 0
@@ -23,55 +24,36 @@ class VICReg(Pretext):
 
     Args:
         encoder: the backbone to train.
-        image_size: side of the square views, in pixels.
-        crop_scale: smallest and largest share of the image's area that a view shows, in (0, 1].
-        color_strength: how strongly brightness, contrast, saturation and hue are changed; 0 not.
-        grayscale: probability of losing all color.
-        blur: probability of a Gaussian blur.
-        solarize: probability of turning bright pixels dark.
-        flip: probability of a horizontal mirror image.
+        views: what the two views show.
         invariance: weight of the distance between the views.
         variance: weight of what standard deviations fall short of 1.
         covariance: weight of the covariances between dimensions.
-        hidden_dim: width of the expander's two hidden layers; 8192 in the paper.
-        projection_dim: width of the embedding the terms look at; 8192 in the paper.
+        hidden: the expander's two hidden layers; 8192 wide in the paper.
+        projection: the embedding the terms look at; 8192 wide in the paper.
 
     Source: Bardes et al., "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning", 2022,
     arXiv:2105.04906.
     """
 
+    @flat_settings
     def __init__(
         self,
         encoder: Backbone,
         *,
-        image_size: int = 224,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        color_strength: float = 0.5,
-        grayscale: float = 0.2,
-        blur: float = 0.5,
-        solarize: float = 0.1,
-        flip: float = 0.5,
+        views: ViewSettings = ViewSettings(
+            crop_scale=(0.08, 1.0), color_strength=0.5, grayscale=0.2, blur=0.5, solarize=0.1
+        ),
         invariance: float = 25.0,
         variance: float = 25.0,
         covariance: float = 1.0,
-        hidden_dim: int = 2048,
-        projection_dim: int = 2048,
+        hidden: HiddenWidth,
+        projection: ProjectionWidth = ProjectionWidth(projection_dim=2048),
     ):
         super().__init__(encoder)
         self.weights = {"invariance": invariance, "variance": variance, "covariance": covariance}
         check_at_least(0, **self.weights)
-        check_at_least(1, hidden_dim=hidden_dim, projection_dim=projection_dim)
-        self.views = Views.crops(
-            image_size,
-            count=2,
-            crop_scale=crop_scale,
-            flip=flip,
-            color_strength=color_strength,
-            grayscale=grayscale,
-            blur=blur,
-            solarize=solarize,
-        )
-        self.expander = projection_mlp(encoder.num_features, hidden_dim, projection_dim, layers=3)
+        self.views = Views.crops(views=views, count=2)
+        self.expander = projection_mlp(encoder.num_features, hidden.hidden_dim, projection.projection_dim, layers=3)
 
     def forward(self, batch: ViewBatch) -> PretextOutput:
         features = self.encoder.pool(self.encoder.normalize(torch.cat(batch.views)))

@@ -196,7 +196,7 @@ class _Cells:
         torch.manual_seed(derive_seed(run.seed, "weights"))
         backbone = run.backbone.build()
         task = ClassifyTask(backbone, data.labels, len(data.classes))
-        views = Views.crops(self.measures.image_size, crop_scale=(0.3, 1.0))
+        views = Views.crops(image_size=self.measures.image_size, crop_scale=(0.3, 1.0))
         loader = run.loader.build(ViewSamples(data, views), run.seed, device.type == "cuda")
         optimizer, schedule, log, checkpoints = build.training(run, task, folder, fingerprint(run))
         settings = run.train.arguments()
