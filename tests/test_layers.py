@@ -7,7 +7,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"ops", "structures", "distributed", "seeding", "checks", "precision", "settings", "choices", "text", "_native"},
+    {
+        "ops",
+        "structures",
+        "distributed",
+        "seeding",
+        "checks",
+        "precision",
+        "settings",
+        "choices",
+        "text",
+        "files",
+        "_native",
+    },
     {"models", "data", "train", "eval"},
     {"pretext", "predictor"},
     {"tasks"},

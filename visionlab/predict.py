@@ -14,8 +14,8 @@ from visionlab.data.images import ImageError, read_image
 from visionlab.distributed import choose_device
 from visionlab.eval.detection import to_results
 from visionlab.eval.drawing import draw_boxes, save_jpeg
+from visionlab.files import write_text
 from visionlab.predictor import load_detector
-from visionlab.run_folder import write_text
 
 
 def predict(run: Path, images: Sequence[Path], out: Path, *, threshold: float = 0.5, device: str = "auto") -> Path:

@@ -22,13 +22,14 @@ from visionlab.data.transforms import EvaluationResize
 from visionlab.eval.coco_map import CocoMetrics
 from visionlab.eval.drawing import draw_views, save_jpeg
 from visionlab.eval.report import write_report
+from visionlab.files import write_text
 from visionlab.models.backbone import Backbone
 from visionlab.models.detector import read_detector, save_detector
 from visionlab.models.detector_transfer import load_detector_weights
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.models.weights import load_weights, save_backbone
 from visionlab.resume import check_settings, checkpoint_fingerprint
-from visionlab.run_folder import make_folders, open_folder, write_text
+from visionlab.run_folder import make_folders, open_folder
 from visionlab.seeding import derive_seed
 from visionlab.tasks.detect import DetectTask, detect_all
 from visionlab.tasks.pretrain import PretrainTask

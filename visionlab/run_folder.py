@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from visionlab import __version__, distributed
 from visionlab.config.load import show
 from visionlab.config.schema import Detect, Pretrain
 from visionlab.data.identity import Identity
+from visionlab.files import write_text
 from visionlab.resume import DATA, can_resume, check_data, describe_data
 
 RECORDED = ("timm", "albumentations", "numpy", "pillow", "pycocotools")
@@ -52,13 +52,6 @@ def make_folders(folder: Path) -> None:
     """Make the folders that a run writes into."""
     for name in ("eval", "pictures"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, all or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _environment(run: Pretrain | Detect, device: torch.device) -> dict[str, Any]:

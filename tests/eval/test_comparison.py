@@ -16,7 +16,7 @@ def test_costs_and_what_is_missing(tmp_path):
     results = {
         "random": [{"seed": seed, "probe": PROBE, "detection": {"AP": 0.05, "AP50": 0.1}} for seed in (0, 1)],
         "turns": [cell(0, None, 0.1), cell(1, None, 0.2)],
-        "views": [None, {"failed": "nan"}],
+        "views": [None, {"diverged": "nan"}],
     }
     page = write_comparison(results, tmp_path / "compare.html", seeds=[0, 1])
     lines = [line.strip("| ").split(" | ") for line in (tmp_path / "compare.md").read_text().splitlines()]

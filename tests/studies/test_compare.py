@@ -86,7 +86,7 @@ def test_every_method_is_measured_beside_random_and_supervised(configs, data, me
     assert not any((out / "runs").iterdir())
     assert len(list((out / "backbones").iterdir())) == 8
     cell = json.loads((out / "cells" / "turns-seed1.json").read_text())
-    assert (cell["method"], cell["seed"]) == ("turns", 1)
+    assert (cell["arm"], cell["seed"]) == ("turns", 1)
     assert list(cell["probe"]) == ["stride 4", "stride 8", "stride 16", "stride 32", "pooled"]
     assert set(cell["probe"]["pooled"]) == {"knn", "linear"}
     assert set(cell["roi"]["stride 4"]) == {"accuracy", "balanced"}
@@ -233,9 +233,9 @@ def test_results_of_other_settings_are_not_mixed_in(configs, measures, data, tmp
     compare.compare(configs[:1], out, measures, seeds=[0], only=["turns"])
     compare.compare(configs, out, measures, seeds=[0], only=["turns"])  # a method may be added
     assert len(done) == 1
-    with pytest.raises(ValueError, match="holds results with other settings of turns, supervised, views; restore"):
+    with pytest.raises(ValueError, match=r"got another methods\.supervised, methods\.turns, methods\.views; restore"):
         compare.compare(configs, out, measures, seeds=[0], overrides=["optimizer.lr=0.5"])
-    with pytest.raises(ValueError, match="holds results with other measures; restore"):
+    with pytest.raises(ValueError, match=r"got another measures\.image_size, measures\.neighbors; restore"):
         compare.compare(configs, out, Measures(data / "train", data / "test", image_size=16), seeds=[0])
 
 

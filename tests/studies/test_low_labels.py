@@ -114,18 +114,73 @@ def test_a_run_that_fails_leaves_the_results_of_the_others(runs, fails, tmp_path
     assert kept < {path.name for path in (tmp_path / "cells").iterdir()}
 
 
-def test_a_run_that_diverges_counts_as_zero(runs, fails, tmp_path, capsys):
+def test_a_run_that_diverges_is_counted_and_enters_no_mean(runs, fails, tmp_path, capsys):
     fails(FloatingPointError("the loss head/boxes is nan in step 7"))
     result = do(tmp_path)
-    assert [cell["AP"] for cell in result["cells"]["random"]] == pytest.approx([0.3, 0, 0.302])
-    assert "random-lr0.01-seed1: the loss head/boxes is nan in step 7" in capsys.readouterr().out
+    assert [cell.get("AP") for cell in result["cells"]["random"]] == pytest.approx([0.3, None, 0.302])
+    assert result["random"]["AP"]["mean"] == pytest.approx(0.301)
+    assert result["random"]["runs"] == "2 of 3, 1 diverged"
+    assert result["gain"]["AP"] == pytest.approx({"mean": 0.1, "half_width": 0.0}, abs=1e-12)
+    assert result["gain"]["runs"] == "2"
+    printed = capsys.readouterr().out
+    assert "random-lr0.01-seed1: the loss head/boxes is nan in step 7" in printed
+    assert "2 of 3, 1 diverged" in printed
+    assert not any((tmp_path / "runs").iterdir())
+
+
+def test_a_rate_at_which_a_run_diverged_is_not_chosen(runs, monkeypatch, tmp_path):
+    whole = low_labels.execute
+
+    def execute(run, rates):
+        if run.task == "detect" and run.weights and run.seed == 101 and run.optimizer.lr in rates:
+            raise FloatingPointError("inf")
+        return whole(run)
+
+    monkeypatch.setattr(low_labels, "execute", lambda run: execute(run, [0.1]))
+    assert do(tmp_path / "some")["learning_rate"] == {"pretrained": 0.01, "random": 0.01}
+    monkeypatch.setattr(low_labels, "execute", lambda run: execute(run, [0.1, 0.01]))
+    message = (
+        r"^rates of the arm pretrained: .* got 0.01: 1 of 2, 1 diverged; 0.1: 1 of 2, 1 diverged; try smaller ones$"
+    )
+    with pytest.raises(ValueError, match=message):
+        do(tmp_path / "all")
+
+
+def test_detectors_of_a_pretraining_that_diverges_diverge(runs, monkeypatch, tmp_path):
+    whole = low_labels.execute
+
+    def execute(run):
+        if run.task == "pretrain" and run.seed == 2:
+            raise FloatingPointError("inf")
+        return whole(run)
+
+    monkeypatch.setattr(low_labels, "execute", execute)
+    result = do(tmp_path)
+    assert result["pretrained"]["runs"] == "2 of 3, 1 diverged"
+    assert result["cells"]["pretrained"][2]["diverged"] == "pretrain-seed2: inf"
+    assert result["random"]["runs"] == "3"
+
+
+def test_a_folder_of_an_earlier_version_is_read(runs, tmp_path):
+    """Cells had no names in them, and backbones no cells."""
+    first = do(tmp_path)
+    for path in (tmp_path / "cells").glob("*-seed*.json"):
+        cell = json.loads(path.read_text())
+        path.write_text(json.dumps({"AP": cell["AP"], "AP50": cell["AP50"]})) if "AP" in cell else path.unlink()
+    (tmp_path / "cells" / "pretrained-lr0.1-seed1.json").unlink()
+    runs.clear()
+    again = do(tmp_path)
+    assert [(run.task, run.seed) for run in runs] == [("detect", 1)]
+    assert [again[name] for name in ("tuning", "pretrained", "random", "gain")] == [
+        first[name] for name in ("tuning", "pretrained", "random", "gain")
+    ]
 
 
 def test_results_of_other_configs_are_not_taken(runs, tmp_path):
     first = do(tmp_path / "out")
     changed = tmp_path / "detect.yaml"
     changed.write_text(DETECT.read_text() + "\ndeterministic: true\n")
-    with pytest.raises(ValueError, match="holds results of other configs"):
+    with pytest.raises(ValueError, match="got another detect; restore the settings"):
         low_label_study(PRETRAIN, changed, tmp_path / "out", rates=[0.1], tuning_seeds=[100], seeds=[0])
     assert do(tmp_path / "out") == first
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+
+from visionlab.files import write_bytes
 
 _PACKAGE = Path(__file__).parent.parent
 FOLDER = next((f for f in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if f.is_dir()), _PACKAGE / "configs")
@@ -48,5 +49,5 @@ def copy_configs(folder: str | Path) -> list[Path]:
             raise ValueError(f"{target} is there and differs from the shipped config; choose another folder")
     for source, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        write_bytes(target, source.read_bytes())
     return list(copies.values())

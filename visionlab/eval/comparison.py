@@ -11,11 +11,10 @@ from markupsafe import Markup
 
 from visionlab.eval.dots import Panel, dot_plot
 from visionlab.eval.interval import Interval
+from visionlab.eval.over_seeds import Cell, count, finished
 from visionlab.eval.page import Plot, drawn, write_page
 from visionlab.eval.plots import Line, line_plot
-
-Cell = Mapping[str, Any]
-"""Of one method and seed: ``probe`` and ``roi`` (level -> measure -> value), ``detection``, ``cost``; or ``failed``."""
+from visionlab.files import write_text
 
 
 @dataclass(frozen=True)
@@ -70,23 +69,24 @@ def write_comparison(
     """Write one table and plots as HTML, and the table as ``.md`` and all numbers as ``.json`` of the same name.
 
     Args:
-        results: method -> for each seed its cell, or None where it is missing.
+        results: method -> for each seed its cell, or None where it is missing: ``probe`` and ``roi`` (level -> measure
+            -> value), ``detection``, ``cost``; or ``diverged``.
         path: the HTML file.
         seeds: what the cells of a method belong to.
         description: paragraphs above the table, such as what was held equal.
     """
-    cells = {method: [cell for cell in row if cell and "failed" not in cell] for method, row in results.items()}
+    cells = {method: finished(row) for method, row in results.items()}
     columns = _columns([cell for row in cells.values() for cell in row])
     header = ["method", "seeds", *(column.title for column in columns)]
     rows = []
     for method, row in results.items():
         numbers = [column.text(cells[method]) for column in columns]
-        rows.append([method, _count(row), *(numbers if cells[method] else ["missing"] * len(columns))])
-    failures = [
-        f"{method}, seed {seed}: {cell['failed']}"
+        rows.append([method, count(row), *(numbers if cells[method] else ["missing"] * len(columns))])
+    diverged = [
+        f"{method}, seed {seed}: {cell['diverged']}"
         for method, row in results.items()
         for seed, cell in zip(seeds, row, strict=True)
-        if cell and "failed" in cell
+        if cell and "diverged" in cell
     ]
     warned = [
         f"{method}, seed {cell['seed']}: {line}"
@@ -103,7 +103,7 @@ def write_comparison(
         "description": [*description, note],
         "header": header,
         "rows": rows,
-        "warnings": failures + warned,
+        "warnings": diverged + warned,
         "dots": _dots(cells),
         "plots": _plots(cells),
         "source": "the cells of a comparison",
@@ -111,7 +111,7 @@ def write_comparison(
     data = {"format": 1, "seeds": list(seeds), "description": list(description), "cells": results}
     page = write_page(path, "comparison.html.j2", context, data)
     lines = [" | ".join(["", *row, ""]).strip() for row in (header, ["---", *["--:"] * (len(header) - 1)], *rows)]
-    path.with_suffix(".md").write_text("\n".join([*description, note, "", *lines]) + "\n", encoding="utf-8")
+    write_text(path.with_suffix(".md"), "\n".join([*description, note, "", *lines]) + "\n")
     return page
 
 
@@ -130,13 +130,6 @@ def _columns(cells: Sequence[Cell]) -> list[Column]:
     ):
         columns += [Column(f"{title}, {level}", (part, level, measure)) for level in levels_of(cells, part)]
     return columns + [column for column in (*DETECTION, *COSTS) if any(column.place[0] in cell for cell in cells)]
-
-
-def _count(row: Sequence[Cell | None]) -> str:
-    done = sum(cell is not None and "failed" not in cell for cell in row)
-    failed = sum(cell is not None and "failed" in cell for cell in row)
-    text = str(done) if done == len(row) else f"{done} of {len(row)}"
-    return text + (f", {failed} diverged" if failed else "")
 
 
 def _dots(cells: Mapping[str, Sequence[Cell]]) -> Markup:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from visionlab.files import write_bytes
 from visionlab.structures import Detections, Target, ViewBatch
 
 Color = tuple[int, int, int]
@@ -147,7 +150,9 @@ def draw_views(batch: ViewBatch, *, max_images: int = 16, min_side: int = 96) ->
 
 def save_jpeg(image: np.ndarray, path: str | os.PathLike[str], *, quality: int = 88) -> None:
     """Write an ``(H, W, 3)`` uint8 RGB image."""
-    Image.fromarray(image).save(path, format="JPEG", quality=quality)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=quality)
+    write_bytes(Path(path), buffer.getvalue())
 
 
 def _enlarge(picture: Image.Image, min_side: int) -> tuple[Image.Image, np.ndarray]:

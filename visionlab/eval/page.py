@@ -19,6 +19,7 @@ from visionlab import __version__
 from visionlab.eval.coco_map import CocoMetrics
 from visionlab.eval.plots import Line, line_plot
 from visionlab.eval.records import RunRecord
+from visionlab.files import write_text
 
 Plot = tuple[str, Markup]
 
@@ -47,8 +48,8 @@ def write_page(path: Path, template: str, context: dict[str, Any], data: dict[st
     html = environment.get_template(template).render(context, version=__version__, written=written)
     text = json.dumps(_finite({"visionlab": __version__, "written": written, **data}), indent=2, default=str)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
-    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    write_text(path, html)
+    write_text(path.with_suffix(".json"), text + "\n")
     return path
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +24,9 @@ from visionlab.eval.roi_probe import roi_probe
 from visionlab.models.weights import read_backbone, save_backbone
 from visionlab.resume import fingerprint
 from visionlab.run import execute
-from visionlab.run_folder import make_folders, write_text
+from visionlab.run_folder import make_folders
 from visionlab.seeding import derive_seed
+from visionlab.studies.cells import Cell, CellStore, Job, Result
 from visionlab.studies.encoder_probes import box_features, encoder_of, probe_folder, random_backbone
 from visionlab.studies.protocol import (
     GIVEN_WEIGHTS,
@@ -88,9 +87,9 @@ def compare(
 ) -> Path:
     """Train every method with every seed, measure all encoders alike, and write one table.
 
-    A cell, that is a method with a seed, writes one file into ``out/cells`` and is not done again. Random weights and
-    supervised training on the probe's training images are always among the methods, with the encoder that most configs
-    have and the settings of the first of those.
+    A cell, that is a method with a seed, writes one file into ``out/cells`` and is not done again; several processes
+    may work on one folder. Random weights and supervised training on the probe's training images are always among the
+    methods, with the encoder that most configs have and the settings of the first of those.
 
     Args:
         configs: one of a pretraining run for each method, which is called by the file's name.
@@ -106,20 +105,17 @@ def compare(
     Raises:
         ValueError: the configs differ in more than the method, or ``out`` holds results of others.
     """
-    if distributed.world_size() > 1:
-        raise ValueError("compare: expected one process, since time and memory are measured for each method")
     runs = {path.stem: load_run(path, "pretrain", overrides) for path in configs}
     _check_names(configs, runs, only)
     check_shared(runs)
     if measures.detect is not None:
         for run in runs.values():  # what a detector refuses is said before anything is trained
             detector_run(measures.detect, run.backbone.arguments())
-    cells = _Cells(runs, out, measures)
+    study = _Comparison(runs, out, measures)
     methods = [*REFERENCES, *runs]
-    for seed in seeds:
-        for method in methods if only is None else [name for name in methods if name in only]:
-            cells.do(method, seed)
-    results = {method: [cells.read(method, seed) for seed in seeds] for method in methods}
+    chosen = methods if only is None else [name for name in methods if name in only]
+    study.cells.fill([study.job(Cell(method, seed)) for seed in seeds for method in chosen])
+    results = {method: [study.cells.read(Cell(method, seed)) for seed in seeds] for method in methods}
     description = _description(runs, measures, results["supervised"])
     page = write_comparison(results, out / "compare.html", seeds=seeds, description=description)
     Console().print(page.with_suffix(".md").read_text(encoding="utf-8"), markup=False, soft_wrap=True, highlight=False)
@@ -127,63 +123,42 @@ def compare(
     return page
 
 
-class _Cells:
-    """The cells of a comparison, each done once: (method, seed) -> measures."""
+class _Comparison:
+    """The runs of a comparison: how each is trained and measured."""
 
     def __init__(self, runs: dict[str, Pretrain], out: Path, measures: Measures) -> None:
         self.runs, self.out, self.measures, self.base = runs, out, measures, base_run(runs)
-        for name in ("cells", "backbones", "runs"):
+        for name in ("backbones", "runs"):
             (out / name).mkdir(parents=True, exist_ok=True)
         methods = {name: fingerprint(run.model_copy(update={"seed": 0})) for name, run in runs.items()}
         references = {"supervised": fingerprint(self.base.model_copy(update={"seed": 0}))}
-        own = {"measures": measures.identity(), "methods": methods | references}
-        path = out / "cells" / "protocol.json"
-        known = json.loads(path.read_text()) if path.exists() else own
-        changed = [name for name, value in known["methods"].items() if own["methods"].get(name, value) != value]
-        if known["measures"] != own["measures"] or changed:
-            what = f"other settings of {', '.join(changed)}" if changed else "other measures"
-            raise ValueError(f"{out} holds results with {what}; restore the settings or choose another folder")
-        write_text(path, json.dumps({"measures": own["measures"], "methods": known["methods"] | own["methods"]}))
+        protocol = {"measures": measures.identity(), "methods": methods | references}
+        self.cells = CellStore(out / "cells", protocol)
 
-    def read(self, method: str, seed: int) -> dict[str, Any] | None:
-        """Return a cell's measures, or None if it was not done."""
-        path = self._path(method, seed)
-        return json.loads(path.read_text()) if path.exists() else None
+    def job(self, cell: Cell) -> Job:
+        """Return how a method is trained with a seed, and measured."""
+        folder = self.out / "runs" / str(cell)
 
-    def do(self, method: str, seed: int) -> None:
-        """Train and measure, unless that was done."""
-        if self._path(method, seed).exists():
-            return
-        console = Console()
-        console.print(f"{method}, seed {seed}", style="bold", markup=False)
-        name = f"{method}-seed{seed}"
-        try:
-            cell = self._train(method, seed, self.out / "runs" / name)
-            cell |= self._measure(self.out / "backbones" / f"{name}.safetensors", seed)
-        except FloatingPointError as error:
-            console.print(f"{name}: {error}", style="yellow", markup=False, soft_wrap=True)
-            cell = {"failed": str(error)}
-        write_text(self._path(method, seed), json.dumps({"method": method, "seed": seed, **cell}, indent=1))
-        shutil.rmtree(self.out / "runs" / name, ignore_errors=True)
+        def work() -> Result:
+            weights = self.out / "backbones" / f"{cell}.safetensors"
+            return self._train(cell, folder, weights) | self._measure(weights, folder, cell.seed)
 
-    def _path(self, method: str, seed: int) -> Path:
-        return self.out / "cells" / f"{method}-seed{seed}.json"
+        return Job(cell, work, scratch=folder)
 
-    def _train(self, method: str, seed: int, folder: Path) -> dict[str, Any]:
-        """Leave the encoder in ``backbones``, and return what its training cost."""
-        kept = self.out / "backbones" / f"{folder.name}.safetensors"
-        run = self.runs.get(method, self.base).model_copy(update={"seed": seed, "out": str(folder)})
-        if method == "random":
-            backbone = random_backbone(run.backbone.arguments(), seed)
-            save_backbone(backbone, kept, provenance={"method": method, "steps": 0, "images": 0})
+    def _train(self, cell: Cell, folder: Path, weights: Path) -> Result:
+        """Leave the encoder in a file, and return what its training cost."""
+        run = self.runs.get(cell.arm, self.base).model_copy(update={"seed": cell.seed, "out": str(folder)})
+        if cell.arm == "random":
+            backbone = random_backbone(run.backbone.arguments(), cell.seed)
+            save_backbone(backbone, weights, provenance={"method": cell.arm, "steps": 0, "images": 0})
             return {}
         device = distributed.choose_device(run.device)
         memory, found = MemoryRise(device), {}
-        if method == "supervised":
+        if cell.arm == "supervised":
             found["images"] = self._train_supervised(run, folder, device)
         else:
             execute(run)
-        (folder / "backbone.safetensors").replace(kept)
+        (folder / "backbone.safetensors").replace(weights)
         record = read_run(folder)
         speed = record.series("images_per_second")[1]
         cost = {"seconds": record.seconds, "images_per_second": median(speed), "megabytes": memory.megabytes()}
@@ -205,7 +180,7 @@ class _Cells:
         save_backbone(backbone, folder / "backbone.safetensors", provenance=provenance)
         return count_images(run, data)
 
-    def _measure(self, weights: Path, seed: int) -> dict[str, Any]:
+    def _measure(self, weights: Path, folder: Path, seed: int) -> Result:
         measures = self.measures
         device = distributed.choose_device(self.base.device)
         backbone = read_backbone(weights)
@@ -224,10 +199,8 @@ class _Cells:
             rois = [box_features(backbone, data, resize, device) for data in (boxes.train, boxes.val)]
             found["roi"] = roi_probe(rois[0], rois[1])
         if measures.detect is not None:
-            folder = self.out / "runs" / f"{weights.stem}-detect"
-            changes = [f"seed={seed}", f"weights={weights}", f"out={folder}"]
+            changes = [f"seed={seed}", f"weights={weights}", f"out={folder / 'detect'}"]
             found["detection"] = last_scores(execute(detector_run(measures.detect, backbone.settings, changes)))
-            shutil.rmtree(folder)
         return found
 
 

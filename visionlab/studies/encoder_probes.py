@@ -24,9 +24,9 @@ from visionlab.distributed import choose_device
 from visionlab.eval.interval import Interval
 from visionlab.eval.probe import Encode, Features, extract, pool_levels, probe
 from visionlab.eval.roi_probe import extract_rois, roi_probe
+from visionlab.files import write_text
 from visionlab.models.backbone import Backbone
 from visionlab.models.weights import read_backbone
-from visionlab.run_folder import write_text
 from visionlab.seeding import derive_seed
 
 Scores = dict[str, dict[str, float]]

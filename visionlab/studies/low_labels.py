@@ -1,22 +1,22 @@
-"""Many runs under one protocol: does pretraining help a detector that has few labels?"""
+"""Does pretraining help a detector that has few labels? Two arms, each at its best learning rate, over seeds."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from visionlab.config.load import load
 from visionlab.eval.interval import Interval
+from visionlab.eval.over_seeds import best_arm, count, finished
 from visionlab.eval.records import last_scores
+from visionlab.files import write_text
 from visionlab.resume import fingerprint
 from visionlab.run import execute
+from visionlab.studies.cells import Cell, CellStore, Job, Result
 
 ARMS = ("pretrained", "random")
 METRICS = ("AP", "AP50")
@@ -34,8 +34,9 @@ def low_label_study(
     """Compare pretrained and random initialization, each at the learning rate that is best for it.
 
     Both arms do the same steps on the same images. Each arm's rate is the one of the grid with the highest mean AP on
-    the tuning seeds, which are not reported. A seed draws the dataset, the initial weights and the order of images. A
-    run that has its result in ``out/cells`` is not done again. One whose loss diverges counts as having found nothing.
+    the tuning seeds, which are not reported; a rate at which a run diverged is not chosen. A seed draws the dataset,
+    the initial weights and the order of images. A run that has its result in ``out/cells`` is not done again, and
+    several processes may work on one folder. Reported runs that diverged are counted beside the means of the others.
 
     Args:
         pretrain: config of the pretraining.
@@ -49,77 +50,83 @@ def low_label_study(
         The file with all results.
 
     Raises:
-        ValueError: a seed both tunes and is reported, or ``out`` holds results of other configs.
+        ValueError: a seed both tunes and is reported, ``out`` holds results of other configs, or an arm diverges at
+            every rate.
     """
     if set(tuning_seeds) & set(seeds):
         raise ValueError(f"expected tuning seeds that are not reported, got {sorted(set(tuning_seeds) & set(seeds))}")
-    cells = _Cells(pretrain, detect, out)
-    tuning = {
-        arm: {rate: [cells.scores(arm, rate, seed)["AP"] for seed in tuning_seeds] for rate in rates} for arm in ARMS
-    }
-    best = {arm: max(rates, key=lambda rate: np.mean(tuning[arm][rate])) for arm in ARMS}
-    reported = {arm: [cells.scores(arm, best[arm], seed) for seed in seeds] for arm in ARMS}
+    study = _Study(pretrain, detect, out)
+    tried = study.scores([(arm, rate) for arm in ARMS for rate in rates], tuning_seeds)
+    tuning = {arm: {rate: tried[arm, rate] for rate in rates} for arm in ARMS}
+    best = {arm: _best_rate(arm, tuning[arm]) for arm in ARMS}
+    reported = {arm: cells for (arm, _), cells in study.scores(list(best.items()), seeds).items()}
 
-    result: dict = {"seeds": list(seeds), "tuning": tuning, "learning_rate": best, "cells": reported}
-    table = Table("", *METRICS, title=f"mean and Student-t 95 % interval over {len(seeds)} seeds, in points")
-    for arm in ARMS:
-        intervals = [Interval.of([cell[metric] for cell in reported[arm]]) for metric in METRICS]
-        result[arm] = {metric: asdict(interval) for metric, interval in zip(METRICS, intervals, strict=True)}
-        table.add_row(f"{arm} (learning rate {best[arm]:g})", *map(str, intervals))
-    gains = [
-        Interval.of([a[metric] - b[metric] for a, b in zip(reported["pretrained"], reported["random"], strict=True)])
-        for metric in METRICS
-    ]
-    result["gain"] = {metric: asdict(interval) for metric, interval in zip(METRICS, gains, strict=True)}
-    table.add_row("gain, paired by seed", *map(str, gains))
+    pairs = [pair for pair in zip(*(reported[arm] for arm in ARMS), strict=True) if len(finished(pair)) == len(ARMS)]
+    gains = [{metric: pretrained[metric] - random[metric] for metric in METRICS} for pretrained, random in pairs]
+    result: dict = {
+        "seeds": list(seeds),
+        "tuning": {arm: {rate: [cell.get("AP") for cell in tuning[arm][rate]] for rate in rates} for arm in ARMS},
+        "learning_rate": best,
+        "cells": reported,
+    }
+    table = Table("", "runs", *METRICS, title=f"mean and Student-t 95 % interval over {len(seeds)} seeds, in points")
+    rows = {f"{arm} (learning rate {best[arm]:g})": (arm, reported[arm], count(reported[arm])) for arm in ARMS}
+    rows["gain, paired by seed"] = ("gain", gains, str(len(gains)))
+    for title, (name, cells, runs) in rows.items():
+        values = {metric: [cell[metric] for cell in finished(cells)] for metric in METRICS}
+        intervals = {metric: Interval.of(each) if each else None for metric, each in values.items()}
+        result[name] = {metric: each and each.to_json() for metric, each in intervals.items()} | {"runs": runs}
+        table.add_row(title, runs, *(each.text() if each else "–" for each in intervals.values()))
     Console().print(table)
     path = out / "study.json"
-    path.write_text(json.dumps(result, indent=1))
+    write_text(path, json.dumps(result, indent=1))
     return path
 
 
-class _Cells:
-    """The runs of a study, each done once: (arm, learning rate, seed) -> scores."""
+def _best_rate(arm: str, tuning: dict[float, list[Result]]) -> float:
+    try:
+        return best_arm(tuning, "AP")
+    except ValueError as error:
+        raise ValueError(f"rates of the arm {arm}: {error}; try smaller ones") from error
+
+
+class _Study:
+    """The runs of a study: which there are, and how each is done."""
 
     def __init__(self, pretrain: Path, detect: Path, out: Path) -> None:
         self.pretrain, self.detect, self.out = pretrain, detect, out
-        (out / "cells").mkdir(parents=True, exist_ok=True)
         protocol = {"pretrain": fingerprint(load(pretrain)), "detect": fingerprint(load(detect))}
-        path = out / "cells" / "protocol.json"
-        if path.exists() and json.loads(path.read_text()) != protocol:
-            raise ValueError(
-                f"{out} holds results of other configs than {pretrain} and {detect}; choose another folder"
-            )
-        path.write_text(json.dumps(protocol))
+        self.cells = CellStore(out / "cells", protocol)
 
-    def scores(self, arm: str, rate: float, seed: int) -> dict[str, float]:
-        name = f"{arm}-lr{rate:g}-seed{seed}"
-        cell = self.out / "cells" / f"{name}.json"
-        if not cell.exists():
-            weights = self._backbone(seed) if arm == "pretrained" else None
-            overrides = [*self._seeded(seed), f"optimizer.lr={rate}", f"out={self.out / 'runs' / name}"]
-            overrides += [f"weights={weights}"] if weights else ["weights=null"]
-            run = load(self.detect, overrides)
-            try:
-                scores = last_scores(execute(run))
-            except FloatingPointError as error:
-                Console().print(f"{name}: {error}", style="yellow", markup=False, soft_wrap=True)
-                scores = dict.fromkeys(METRICS, 0.0)
-            partial = cell.with_suffix(".partial")
-            partial.write_text(json.dumps(scores))
-            partial.rename(cell)
-            shutil.rmtree(run.out)
-        return json.loads(cell.read_text())
+    def scores(self, arms: Sequence[tuple[str, float]], seeds: Sequence[int]) -> dict[tuple[str, float], list[Result]]:
+        """Return AP and AP50 of every arm with its learning rate, one result for each seed."""
+        jobs = {arm: [self._job(*arm, seed) for seed in seeds] for arm in arms}
+        results = self.cells.fill([job for row in jobs.values() for job in row])
+        return {arm: [results[job.cell] for job in row] for arm, row in jobs.items()}
 
-    def _backbone(self, seed: int) -> Path:
-        kept = self.out / "backbones" / f"seed{seed}.safetensors"
-        if not kept.exists():
-            out = self.out / "runs" / f"pretrain-seed{seed}"
-            folder = execute(load(self.pretrain, [*self._seeded(seed), f"out={out}"]))
-            kept.parent.mkdir(exist_ok=True)
-            (folder / "backbone.safetensors").rename(kept)
-            shutil.rmtree(folder)
-        return kept
+    def _job(self, arm: str, rate: float, seed: int) -> Job:
+        needs: tuple[Job, ...] = ()
+        changes = ["weights=null"]
+        if arm == "pretrained":
+            backbone = self.out / "backbones" / f"seed{seed}.safetensors"
+            needs, changes = (self._pretraining(seed, backbone),), [f"weights={backbone}"]
+        cell = Cell(f"{arm}-lr{rate:g}", seed)
+        folder = self.out / "runs" / str(cell)
+        run = load(self.detect, [*self._seeded(seed), f"optimizer.lr={rate}", f"out={folder}", *changes])
+        return Job(cell, lambda: last_scores(execute(run)), needs, folder)
+
+    def _pretraining(self, seed: int, backbone: Path) -> Job:
+        cell = Cell("pretrain", seed)
+        folder = self.out / "runs" / str(cell)
+        run = load(self.pretrain, [*self._seeded(seed), f"out={folder}"])
+
+        def work() -> Result:
+            if not backbone.exists():
+                backbone.parent.mkdir(exist_ok=True)
+                (execute(run) / "backbone.safetensors").replace(backbone)
+            return {"backbone": str(backbone.relative_to(self.out))}
+
+        return Job(cell, work, scratch=folder)
 
     def _seeded(self, seed: int) -> list[str]:
         return [f"seed={seed}", f"data.seed={seed}", f"data.root={self.out / 'data' / f'seed{seed}'}"]
