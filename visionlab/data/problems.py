@@ -29,6 +29,9 @@ KINDS = {
     "zero-box": "a box less than a hundredth of a pixel wide or high",
     "outside-box": "a box that leaves its image by more than half a pixel: clipped if anything of it is inside",
     "zero-area": "an annotation whose area is no positive number though its box has one: width x height is used",
+    "bad-row": "a row of a label file that is no class number with coordinates relative to the image",
+    "bad-xml": "an xml file that is no VOC annotation of an image: its image is left out",
+    "bad-object": "an object of an xml file without a name or without the four sides of its box",
     "corner-boxes": "boxes written as x1, y1, x2, y2, not COCO's x, y, width, height: an error under every policy",
 }
 
