@@ -23,14 +23,15 @@ STEPS = "train.steps"
 DATA = "data.json"
 
 
-def fingerprint(run: Pretrain | Detect) -> str:
-    """Return a text that changes with every setting that changes what a run computes."""
-    return _hash(_essential(run))
+def essential_settings(run: Pretrain | Detect) -> dict[str, Any]:
+    """Return the settings that change what a run computes, by ``section.key``."""
+    settings = _flat(run.model_dump(mode="json"))
+    return {key: value for key, value in settings.items() if not f"{key}.".startswith(UNESSENTIAL)}
 
 
 def checkpoint_fingerprint(run: Pretrain | Detect) -> str:
     """Return a text that changes with every setting that changes what one step of a run computes."""
-    return _hash({key: value for key, value in _essential(run).items() if key != STEPS and not _is_place(key)})
+    return _hash({key: value for key, value in essential_settings(run).items() if key != STEPS and not _is_place(key)})
 
 
 def can_resume(folder: Path) -> bool:
@@ -80,7 +81,7 @@ def _changed_settings(run: Pretrain | Detect, folder: Path) -> list[str]:
         earlier = load(folder / "config.yaml")
     except ConfigError:
         return []  # made by another version; the checkpoint itself knows whether it fits
-    then, now = _essential(earlier), _essential(run)
+    then, now = essential_settings(earlier), essential_settings(run)
     differing = [key for key in now | then if now.get(key) != then.get(key) and not _is_place(key)]
     changed = {key: f"{key} was {then.get(key)}, is {now.get(key)}" for key in differing}
     if differing == [STEPS]:
@@ -127,12 +128,6 @@ def _refusal(folder: Path, what: str, changed: list[str]) -> str:
         f"{folder} holds a run with other {what} ({'; '.join(changed)}); give the run another folder, restore the "
         f"{what}, or remove {folder / 'checkpoints'} to start from step 0"
     )
-
-
-def _essential(run: Pretrain | Detect) -> dict[str, Any]:
-    """Return the settings that change what a run computes, by ``section.key``."""
-    settings = _flat(run.model_dump(mode="json"))
-    return {key: value for key, value in settings.items() if not f"{key}.".startswith(UNESSENTIAL)}
 
 
 def _is_place(key: str) -> bool:

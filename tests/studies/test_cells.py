@@ -201,17 +201,15 @@ def test_needs_are_done_for_what_is_missing_alone(tmp_path):
 
 
 def test_a_protocol_grows_but_does_not_change(tmp_path):
-    CellStore(tmp_path, {"measures": {"size": 32}, "methods": {"a": "x"}})
-    CellStore(tmp_path, {"measures": {"size": 32}, "methods": {"b": "y"}})
-    assert json.loads((tmp_path / "protocol.json").read_text())["methods"] == {"a": "x", "b": "y"}
-    message = (
-        r"expected the settings of the results in it, got another measures\.size, methods\.a; restore the settings"
-    )
+    CellStore(tmp_path, {"measures": {"size": 32, "roi": None}, "a": {"lr": 1}})
+    CellStore(tmp_path, {"measures": {"size": 32, "roi": None}, "b": {"lr": 2}})
+    assert json.loads((tmp_path / "protocol.json").read_text()).keys() == {"measures", "a", "b"}
+    message = r"expected the settings of the results in it, got another measures\.size, measures\.roi, a\.wd; restore"
     with pytest.raises(ValueError, match=message):
-        CellStore(tmp_path, {"measures": {"size": 16}, "methods": {"a": "z", "b": "y"}})
+        CellStore(tmp_path, {"measures": {"size": 16, "roi": {"x": 1}}, "a": {"lr": 1, "wd": 3}})
     (tmp_path / "protocol.json").write_text("{")
     with pytest.raises(ValueError, match=r"protocol\.json: damaged \("):
-        CellStore(tmp_path, {"methods": {"a": "x"}})
+        CellStore(tmp_path, {"a": {"lr": 1}})
 
 
 def test_processes_of_one_run_are_refused(tmp_path, monkeypatch):

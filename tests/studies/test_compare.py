@@ -191,8 +191,8 @@ def test_a_norm_that_one_method_needs_is_not_that_of_the_references(configs, gro
     for name in compare.REFERENCES:
         assert read_backbone(out / "backbones" / f"{name}-seed0.safetensors").norm == "train"
     assert "norm: train, but grouped group." in (out / "compare.md").read_text()
-    protocol = json.loads((out / "cells" / "protocol.json").read_text())["methods"]
-    assert protocol["supervised"] == protocol["turns"] != protocol["grouped"]
+    protocol = json.loads((out / "cells" / "protocol.json").read_text())
+    assert protocol["methods.supervised"] == protocol["methods.turns"] != protocol["methods.grouped"]
 
 
 @pytest.mark.slow
@@ -233,7 +233,9 @@ def test_results_of_other_settings_are_not_mixed_in(configs, measures, data, tmp
     compare.compare(configs[:1], out, measures, seeds=[0], only=["turns"])
     compare.compare(configs, out, measures, seeds=[0], only=["turns"])  # a method may be added
     assert len(done) == 1
-    with pytest.raises(ValueError, match=r"got another methods\.supervised, methods\.turns, methods\.views; restore"):
+    with pytest.raises(
+        ValueError, match=r"got another methods\.turns\.optimizer\.lr, methods\.supervised\.optimizer\.lr, .*; restore"
+    ):
         compare.compare(configs, out, measures, seeds=[0], overrides=["optimizer.lr=0.5"])
     with pytest.raises(ValueError, match=r"got another measures\.image_size, measures\.neighbors; restore"):
         compare.compare(configs, out, Measures(data / "train", data / "test", image_size=16), seeds=[0])

@@ -161,15 +161,18 @@ def test_detectors_of_a_pretraining_that_diverges_diverge(runs, monkeypatch, tmp
     assert result["random"]["runs"] == "3"
 
 
-def test_a_folder_of_an_earlier_version_is_read(runs, tmp_path):
-    """Cells had no names in them, and backbones no cells."""
+def test_a_folder_of_an_earlier_version_is_read(runs, tmp_path, capsys):
+    """Cells had no names in them, backbones no cells, and the protocol was a hash."""
     first = do(tmp_path)
+    (tmp_path / "cells" / "protocol.json").write_text(json.dumps({"pretrain": "ab12", "detect": "cd34"}))
     for path in (tmp_path / "cells").glob("*-seed*.json"):
         cell = json.loads(path.read_text())
         path.write_text(json.dumps({"AP": cell["AP"], "AP50": cell["AP50"]})) if "AP" in cell else path.unlink()
     (tmp_path / "cells" / "pretrained-lr0.1-seed1.json").unlink()
     runs.clear()
     again = do(tmp_path)
+    assert "of an earlier version, whose pretrain, detect cannot be compared" in capsys.readouterr().out
+    assert "ab12" not in (tmp_path / "cells" / "protocol.json").read_text()
     assert [(run.task, run.seed) for run in runs] == [("detect", 1)]
     assert [again[name] for name in ("tuning", "pretrained", "random", "gain")] == [
         first[name] for name in ("tuning", "pretrained", "random", "gain")
@@ -180,7 +183,7 @@ def test_results_of_other_configs_are_not_taken(runs, tmp_path):
     first = do(tmp_path / "out")
     changed = tmp_path / "detect.yaml"
     changed.write_text(DETECT.read_text() + "\ndeterministic: true\n")
-    with pytest.raises(ValueError, match="got another detect; restore the settings"):
+    with pytest.raises(ValueError, match=r"got another detect\.deterministic; restore the settings"):
         low_label_study(PRETRAIN, changed, tmp_path / "out", rates=[0.1], tuning_seeds=[100], seeds=[0])
     assert do(tmp_path / "out") == first
 

@@ -67,7 +67,7 @@ class CellStore:
 
     Args:
         folder: made if it is not there.
-        protocol: the settings; names may be added later, at any depth, but the value of a name may not change.
+        protocol: the settings by name; names may be added later, but the value of a name may not change.
         poll: seconds between two looks at the cells that others are doing.
         ownership: who does what in this folder; by default with the usual heartbeat.
 
@@ -152,24 +152,25 @@ class CellStore:
         path = self.folder / "protocol.json"
         while True:
             known = self._protocol(path)
-            changed = _changed(known, own)
+            changed = [place for name in known if name in own for place in _changed(known[name], own[name], name)]
             if changed:
                 raise ValueError(
                     f"{self.folder}: expected the settings of the results in it, got another {', '.join(changed)}; "
                     "restore the settings or choose another folder"
                 )
-            merged = _merged(known, own)
-            if merged == known:
+            if known | own == known:
                 return
+            if digests := [name for name in known if _is_digest(known[name], own.get(name))]:
+                self._say(f"{path}: of an earlier version, whose {', '.join(digests)} cannot be compared", once=True)
             with self.ownership.take("protocol") as owner:
                 if owner is not None and self._protocol(path) == known:
-                    write_text(path, json.dumps(merged, indent=1))
+                    write_text(path, json.dumps(known | own, indent=1))
                     return
             time.sleep(0.05)
 
     def _protocol(self, path: Path) -> dict[str, Any]:
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            known = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except ValueError as error:
@@ -177,6 +178,8 @@ class CellStore:
                 f"{path}: damaged ({error}); choose another folder, or remove the file if the results beside it are "
                 "of the same settings"
             ) from error
+        known |= {f"methods.{name}": value for name, value in known.pop("methods", {}).items()}  # of earlier versions
+        return known
 
     def _path(self, cell: Cell) -> Path:
         return self.folder / f"{cell}.json"
@@ -205,22 +208,14 @@ def _numbers(result: Any, name: str = "") -> Iterable[tuple[str, float]]:
         yield from _numbers(value, f"{name}.{key}" if name else str(key))
 
 
-def _changed(known: Mapping[str, Any], own: Mapping[str, Any], before: str = "") -> list[str]:
-    """Return the names in both whose values differ."""
-    names = []
-    for name in known.keys() & own.keys():
-        old, new = known[name], own[name]
-        if isinstance(old, dict) and isinstance(new, dict):
-            names += _changed(old, new, f"{before}{name}.")
-        elif old != new:
-            names.append(f"{before}{name}")
-    return sorted(names)
+def _changed(known: Any, own: Any, name: str) -> list[str]:
+    """Return the places below a name at which two settings differ."""
+    if not isinstance(known, dict) or not isinstance(own, dict):
+        return [] if known == own or _is_digest(known, own) else [name]
+    places = [_changed(known.get(key), own.get(key), f"{name}.{key}") for key in known | own]
+    return [place for found in places for place in found]
 
 
-def _merged(known: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    both = {
-        name: _merged(known[name], own[name])
-        for name in known.keys() & own.keys()
-        if isinstance(known[name], dict) and isinstance(own[name], dict)
-    }
-    return {**known, **own, **both}
+def _is_digest(known: Any, own: Any) -> bool:
+    """Return whether settings were written as a hash, as earlier versions did."""
+    return isinstance(known, str) and isinstance(own, dict)

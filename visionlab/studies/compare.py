@@ -22,7 +22,7 @@ from visionlab.eval.comparison import write_comparison
 from visionlab.eval.records import last_scores, read_run
 from visionlab.eval.roi_probe import roi_probe
 from visionlab.models.weights import read_backbone, save_backbone
-from visionlab.resume import fingerprint
+from visionlab.resume import checkpoint_fingerprint, essential_settings
 from visionlab.run import execute
 from visionlab.run_folder import make_folders
 from visionlab.seeding import derive_seed
@@ -72,7 +72,7 @@ class Measures:
         """Return what must not change while cells are added."""
         paths = {"roi": self.roi, "detect": self.detect}
         runs = {name: path and load_run(path, "detect", [GIVEN_WEIGHTS]) for name, path in paths.items()}
-        configs = {name: run and fingerprint(run) for name, run in runs.items()}
+        configs = {name: run and essential_settings(run) for name, run in runs.items()}
         return {key: str(value) for key, value in asdict(self).items() if key not in configs} | configs
 
 
@@ -130,9 +130,9 @@ class _Comparison:
         self.runs, self.out, self.measures, self.base = runs, out, measures, base_run(runs)
         for name in ("backbones", "runs"):
             (out / name).mkdir(parents=True, exist_ok=True)
-        methods = {name: fingerprint(run.model_copy(update={"seed": 0})) for name, run in runs.items()}
-        references = {"supervised": fingerprint(self.base.model_copy(update={"seed": 0}))}
-        protocol = {"measures": measures.identity(), "methods": methods | references}
+        methods = {name: run.model_copy(update={"seed": 0}) for name, run in {**runs, "supervised": self.base}.items()}
+        protocol = {f"methods.{name}": essential_settings(run) for name, run in methods.items()}
+        protocol["measures"] = measures.identity()
         self.cells = CellStore(out / "cells", protocol)
 
     def job(self, cell: Cell) -> Job:
@@ -173,7 +173,7 @@ class _Comparison:
         task = ClassifyTask(backbone, data.labels, len(data.classes))
         views = Views.crops(image_size=self.measures.image_size, crop_scale=(0.3, 1.0))
         loader = run.loader.build(ViewSamples(data, views), run.seed, device.type == "cuda")
-        optimizer, schedule, log, checkpoints = build.training(run, task, folder, fingerprint(run))
+        optimizer, schedule, log, checkpoints = build.training(run, task, folder, checkpoint_fingerprint(run))
         settings = run.train.arguments()
         train(task, loader.batches, optimizer, schedule, log, checkpoints, device, seed=run.seed, **settings)
         provenance = {"method": "supervised", "steps": run.train.steps, "images": len(data)}

@@ -14,7 +14,7 @@ from visionlab.eval.interval import Interval
 from visionlab.eval.over_seeds import best_arm, count, finished
 from visionlab.eval.records import last_scores
 from visionlab.files import write_text
-from visionlab.resume import fingerprint
+from visionlab.resume import essential_settings
 from visionlab.run import execute
 from visionlab.studies.cells import Cell, CellStore, Job, Result
 
@@ -95,7 +95,7 @@ class _Study:
 
     def __init__(self, pretrain: Path, detect: Path, out: Path) -> None:
         self.pretrain, self.detect, self.out = pretrain, detect, out
-        protocol = {"pretrain": fingerprint(load(pretrain)), "detect": fingerprint(load(detect))}
+        protocol = {"pretrain": essential_settings(load(pretrain)), "detect": essential_settings(load(detect))}
         self.cells = CellStore(out / "cells", protocol)
 
     def scores(self, arms: Sequence[tuple[str, float]], seeds: Sequence[int]) -> dict[tuple[str, float], list[Result]]:
