@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visionlab.data.copies import find_leaks, group_photos, photo_name
+from visionlab.data.copies import find_leaks, group_photos, leak_problems, photo_name
 from visionlab.data.looks import Looks
 
 
@@ -156,6 +156,11 @@ def test_leaks_name_part_files_and_how(tmp_path):
     text = str(leaks[1])
     assert text.startswith(f"2 of 3 images of test are copies of one of train: {parts['test'][0]} is a copy of ")
     assert text.endswith("(equal bytes), and 1 more")
+    problems = leak_problems(leaks)
+    assert len(problems) == 4
+    assert str(problems[-1]).startswith(
+        f"{parts['test'][1]}: leak: test: a copy of {parts['val'][2]} of val (looks the "
+    )
     cheap = find_leaks(parts, near_copies=0)
     assert [(leak.part, leak.other, len(leak.copies)) for leak in cheap] == [("test", "train", 2)]
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlab.data.looks import NEAR_COPIES, Looks, Progress
+from visionlab.data.problems import Problem
 
 _ROBOFLOW = re.compile(r"(?P<photo>.+?)(_(jpe?g|png|bmp|webp|tiff?))?\.rf\.[0-9a-z]{8,}(\.[a-z0-9]+)?", re.IGNORECASE)
 
@@ -214,3 +215,12 @@ def find_leaks(
         if found:
             leaks.append(Leak(part, other, [found[n] for n in sorted(found)], len(ranges[part])))
     return leaks
+
+
+def leak_problems(leaks: Iterable[Leak]) -> list[Problem]:
+    """Return a problem for each copy, as the checker lists them."""
+    return [
+        Problem("leak", copy.file, f"{leak.part}: a copy of {copy.original} of {leak.other} ({copy.how})")
+        for leak in leaks
+        for copy in leak.copies
+    ]

@@ -32,6 +32,7 @@ KINDS = {
     "bad-row": "a row of a label file that is no class number with coordinates relative to the image",
     "bad-xml": "an xml file that is no VOC annotation of an image: its image is left out",
     "bad-object": "an object of an xml file without a name or without the four sides of its box",
+    "leak": "an image that is a copy of one in another part of the dataset: to find its objects shows little",
     "corner-boxes": "boxes written as x1, y1, x2, y2, not COCO's x, y, width, height: an error under every policy",
 }
 
