@@ -22,8 +22,8 @@ from torch import Tensor
 from torchvision import ops as theirs
 
 from visionlab.models.detector import build_detector
-from visionlab.models.roi_pooling import assign_levels_by_scale
 from visionlab.models.two_stage_detector import TwoStageDetector
+from visionlab.ops.multi_scale_roi_align import assign_levels
 from visionlab.structures import ImageBatch, Target
 
 DETECTORS: dict[str, list[int] | None] = {"Faster R-CNN": None, "with deformable stages 2 to 4": [2, 3, 4]}
@@ -92,7 +92,7 @@ def step(detector: TwoStageDetector, batch: ImageBatch, optimizer: torch.optim.O
 def operators_of_torchvision() -> Iterator[None]:
     """Let the detector call torchvision's operators."""
     places = {
-        "visionlab.models.roi_pooling.multi_scale_roi_align": multi_scale_roi_align,
+        "visionlab.models.pools.multi_scale_roi_align": multi_scale_roi_align,
         "visionlab.models.rpn.batched_nms": theirs.batched_nms,
         "visionlab.models.matching.box_iou": theirs.box_iou,
         "visionlab.ops.deform_modules.deform_conv2d": theirs.deform_conv2d,
@@ -114,7 +114,7 @@ def multi_scale_roi_align(
     canonical_level: float,
 ) -> Tensor:
     """Pool the boxes of each level by torchvision's RoIAlign, as its own MultiScaleRoIAlign does."""
-    levels = assign_levels_by_scale(rois[:, 1:], scales, canonical_scale, canonical_level)
+    levels = assign_levels(rois[:, 1:], scales, canonical_scale, canonical_level)
     pooled = features[0].new_zeros((len(rois), features[0].shape[1], output_size, output_size))
     for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
         rows = torch.where(levels == level)[0]

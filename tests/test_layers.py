@@ -16,6 +16,7 @@ FLOORS = [
         "precision",
         "settings",
         "choices",
+        "renames",
         "text",
         "files",
         "_native",

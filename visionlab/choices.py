@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,3 +55,14 @@ class OneOf:
         if name not in self.table:
             raise ValueError(f"name: expected one of {', '.join(self.table)}, got {name!r}")
         return self.table[name]
+
+
+def choices_of(constructor: Callable[..., Any]) -> dict[str, OneOf]:
+    """Return the settings of a constructor or function that are choices from a table, by name."""
+    function = inspect.unwrap(constructor.__init__ if inspect.isclass(constructor) else constructor)  # type: ignore[misc]
+    return {
+        name: choice
+        for name, kind in get_type_hints(function, include_extras=True).items()
+        for choice in getattr(kind, "__metadata__", ())
+        if isinstance(choice, OneOf)
+    }

@@ -5,14 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
 import yaml
+from pydantic import create_model
 
 from visionlab.config.load import ConfigError, load
+from visionlab.config.part import From, Part, part_of
+from visionlab.config.schema import Detect
 from visionlab.config.shipped import shipped_names
+from visionlab.models.detector import NECKS
+from visionlab.models.neck import Neck
 
 SHARED: dict[str, Any] = {
     "out": "runs/a",
@@ -204,6 +209,75 @@ def test_levels_are_those_of_the_backbone(faults):
     assert not faults(text, "neck={name: simple_pyramid, level_strides: [8, 16]}")
     [fault] = faults(text, "neck={name: simple_pyramid, level_strides: [6]}")
     assert "neck.level_strides: expected 16 times or over a power of two, got 6" in fault
+
+
+class Plain(Neck):
+    """A neck without settings of a pyramid.
+
+    Args:
+        width: channels of each level.
+    """
+
+    def __init__(self, in_channels, strides, *, width: int = 8):
+        super().__init__([width] * len(strides), strides, pooled_levels=[0, 1])
+
+    def forward(self, features):
+        return features
+
+
+@pytest.fixture
+def plain_neck(monkeypatch):
+    monkeypatch.setitem(NECKS, "plain", Plain)
+    part_of.cache_clear()
+    rebuild = create_model("Detect", __base__=Detect, neck=(Annotated[Part, From(NECKS)], ...))
+    yield rebuild
+    part_of.cache_clear()
+
+
+def test_a_neck_without_extra_levels(tmp_path, plain_neck):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(DETECT | {"weights": "file", "neck": {"name": "plain"}}))
+    assert load(tmp_path / "a.yaml", [], plain_neck).neck.width == 8
+    with pytest.raises(
+        ConfigError, match=r"rpn\.anchor_sizes: expected 4 lists .* per level of strides \[4, 8, 16, 32\]"
+    ):
+        load(tmp_path / "a.yaml", ["rpn.anchor_sizes=[[8], [16]]"], plain_neck)
+
+
+FLAT = {"pool_size": 5, "canonical_size": 112}
+
+
+def test_settings_of_the_pool_that_stood_in_the_head(tmp_path):
+    runs = []
+    for head in (FLAT, {"pool": {"name": "roi_align", "output_size": 5, "canonical_size": 112}}):
+        (tmp_path / "a.yaml").write_text(yaml.safe_dump(DETECT | {"weights": "file", "head": head}))
+        runs.append(load(tmp_path / "a.yaml"))
+    assert runs[0] == runs[1]
+    assert runs[0].head.pool.output_size == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        (
+            "head.pool={name: roi_pool}",
+            "a.yaml:24: head.pool_size: expected it as pool.output_size where pool is given, got both",
+        ),
+        ("head.pool_size=0", 'override "head.pool_size=0": head.pool_size: expected at least 1, got 0'),
+        ("head.pool_size=x", 'override "head.pool_size=x": head.pool_size: wrong value, expected an integer, got "x"'),
+    ],
+)
+def test_faults_of_moved_settings_are_told_where_they_are_written(faults, override, fault):
+    [found] = faults(DETECT | {"weights": "file", "head": FLAT}, override)
+    assert found.startswith(fault)
+
+
+def test_the_kind_of_pool_is_a_choice(faults):
+    text = DETECT | {"weights": "file", "head": {"pool": {"name": "roi_pool", "output_size": 3}}}
+    assert not faults(text)
+    [fault] = faults(text, "head.pool.sampling_ratio=2")
+    assert "head.pool.sampling_ratio: unknown key" in fault
+    [fault] = faults(text, "head.pool.canonical_size=0")
+    assert fault.endswith("head.pool.canonical_size: expected more than 0, got 0.0")
 
 
 CHECK = """

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from visionlab.models.backbone import Normalization
-from visionlab.models.detector import build_detector, read_detector, save_detector
+from visionlab.models.detector import NECKS, build_detector, read_detector, save_detector
+from visionlab.models.neck import Neck
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.structures import ImageBatch
 
@@ -72,6 +73,53 @@ def test_the_head_pools_from_all_levels_but_the_extra_ones(backbone, neck, strid
     extra = neck.get("extra_levels", 1)
     assert detector.rpn.strides == strides + [strides[-1] * 2] * extra
     assert all(len(found) > 0 for found in detector.eval().detect(make_batch()))
+
+
+class Levels(Neck):
+    """A neck with no setting but its width: the backbone's levels, two of which each stage looks at."""
+
+    def __init__(self, in_channels, strides, *, channels: int = 8):
+        super().__init__([channels] * len(strides), strides, proposal_levels=[2, 3], pooled_levels=[0, 1])
+        self.convolutions = torch.nn.ModuleList(torch.nn.Conv2d(width, channels, 1) for width in in_channels)
+
+    def forward(self, features):
+        return [convolution(feature) for convolution, feature in zip(self.convolutions, features, strict=True)]
+
+
+def test_a_neck_says_which_levels_each_stage_looks_at(monkeypatch):
+    monkeypatch.setitem(NECKS, "levels", Levels)
+    settings = {"head": {"fc_channels": 16, "score_threshold": 0.0}, "rpn": {"test_proposals": 5}}
+    detector = build_detector(CLASSES, backbone={"name": "resnet10t"}, neck={"name": "levels"}, **settings)
+    assert detector.rpn.strides == [16, 32]
+    assert detector.head.strides == [4, 8]
+    assert all(len(found) > 0 for found in detector.detect(make_batch()))
+
+
+def test_levels_of_different_widths_are_refused(monkeypatch):
+    class Uneven(Levels):
+        def __init__(self, in_channels, strides):
+            super().__init__(in_channels, strides)
+            self.channels = list(in_channels)
+
+    monkeypatch.setitem(NECKS, "uneven", Uneven)
+    with pytest.raises(ValueError, match=r"^neck: expected levels of one number of channels, got \[64, 128, 256"):
+        build_detector(CLASSES, backbone={"name": "resnet10t"}, neck={"name": "uneven"})
+
+
+def test_a_file_of_an_earlier_version(tmp_path):
+    head = {"fc_channels": 16, "score_threshold": 0.0, "pool": {"name": "roi_align", "output_size": 5, "aligned": True}}
+    detector = build_detector(CLASSES, **{**SMALL, "head": head})
+    save_detector(detector, tmp_path / "a")
+    with safe_open(tmp_path / "a", framework="pt") as file:
+        settings = json.loads(file.metadata()["settings"])
+    pool = settings["head"].pop("pool")  # its settings stood among those of the head
+    flat = {"pool_size": pool["output_size"]} | {k: pool[k] for k in ("sampling_ratio", "aligned", "canonical_size")}
+    settings["head"] |= flat
+    rewrite(tmp_path / "a", settings=json.dumps(settings))
+    again = read_detector(tmp_path / "a")
+    assert again.settings == detector.settings
+    for found, peer in zip(again.detect(make_batch()), detector.detect(make_batch()), strict=True):
+        assert torch.equal(found.boxes, peer.boxes)
 
 
 def test_what_cannot_be_built():

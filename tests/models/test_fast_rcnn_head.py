@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from visionlab.models.fast_rcnn_head import FastRCNNHead
+from visionlab.models.pools import POOLS, RoIAlignPool
 from visionlab.models.roi_head import to_rois
 from visionlab.ops import nms
 from visionlab.structures import ImageBatch, Target
 
 CLASSES = 3
+POOL = {"name": "roi_align", "output_size": 3, "canonical_size": 56}
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
@@ -34,12 +36,12 @@ def make_proposals(count: int = 40) -> list[Tensor]:
 
 def make_features() -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(2, 4, 64 // s, 96 // s, generator=generator) for s in (8, 16, 32)]
+    return [torch.randn(2, 4, 64 // s, 96 // s, generator=generator) for s in (8, 16)]
 
 
 def make_head(**settings) -> FastRCNNHead:
     torch.manual_seed(0)
-    head = FastRCNNHead(4, [8, 16], CLASSES, **{"fc_channels": 16, "pool_size": 3, "canonical_size": 56, **settings})
+    head = FastRCNNHead(4, [8, 16], CLASSES, **{"fc_channels": 16, "pool": POOL, **settings})
     torch.nn.init.normal_(head.classes.weight, std=1)
     torch.nn.init.normal_(head.offsets.weight, std=0.5)
     return head
@@ -169,6 +171,45 @@ def test_offsets_shared_by_all_classes():
     assert len(head.detect(make_features(), make_proposals(), make_batch().sizes)) == 2
 
 
+OLD = {"pool_size": 5, "sampling_ratio": 1, "aligned": True, "canonical_size": 112.0}
+NEW = {"name": "roi_align", "output_size": 5, "sampling_ratio": 1, "aligned": True, "canonical_size": 112.0}
+
+
+def test_the_pool_by_the_settings_it_had_in_earlier_versions():
+    head = FastRCNNHead(4, [8, 16], CLASSES, fc_channels=16, **OLD)
+    assert isinstance(head.pool, RoIAlignPool)
+    assert {"name": "roi_align"} | {name: getattr(head.pool, name) for name in NEW if name != "name"} == NEW
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_the_pool_is_said_in_one_way(name):
+    with pytest.raises(ValueError, match=rf"^{name}: expected it as pool\.\w+ where pool is given, got both$"):
+        FastRCNNHead(4, [8, 16], CLASSES, pool={"name": "roi_align"}, **{name: OLD[name]})
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_pool_gives_losses_with_gradients_and_detections(pool):
+    head = make_head(pool={"name": pool, "output_size": 2}, score_threshold=0.0)
+    targets = [make_target([[10, 8, 30, 25]], [2]), make_target([[60, 10, 90, 42]], [1])]
+    sum(head.losses(make_features(), make_proposals(), make_batch(targets)).values()).backward()
+    assert all(parameter.grad.isfinite().all() and parameter.grad.any() for parameter in head.parameters())
+    assert all(len(found) > 0 for found in head.detect(make_features(), make_proposals(), make_batch().sizes))
+
+
+@pytest.mark.parametrize("setting", [{"name": "average"}, {"output_size": 0}, {"sampling_ratio": -1}])
+def test_what_a_pool_refuses_is_named(setting):
+    with pytest.raises(ValueError, match=rf"^pool\.{next(iter(setting))}: expected"):
+        FastRCNNHead(4, [8, 16], CLASSES, pool={"name": "roi_align", **setting})
+
+
+def test_what_a_roi_looks_like_is_apart_from_what_is_predicted_from_it():
+    head, rois = make_head(), to_rois(make_proposals(3))
+    hidden = head.hidden(make_features(), rois)
+    assert hidden.shape == (6, 16)
+    scores, offsets = head.predict(hidden)
+    assert (scores.shape, offsets.shape) == ((6, CLASSES + 1), (6, CLASSES, 4))
+
+
 def test_strides_must_double():
     with pytest.raises(ValueError, match="twice the one before"):
         FastRCNNHead(4, [4, 16], CLASSES)
@@ -178,9 +219,6 @@ def test_strides_must_double():
     "settings",
     [
         {"fc_channels": 0},
-        {"pool_size": 0},
-        {"sampling_ratio": -1},
-        {"canonical_size": 0.0},
         {"positive_iou": 0.0},
         {"samples_per_image": 0},
         {"positive_fraction": -0.5},

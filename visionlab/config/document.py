@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -55,6 +57,7 @@ class Document:
         self.data: Any = {}
         self.places: dict[Keys, Place] = {(): self._line(1)}
         self.faults: list[Fault] = []
+        self._written: dict[Keys, Keys] = {}
 
     def read(self) -> None:
         """Read the file.
@@ -90,10 +93,23 @@ class Document:
             return
         self._set(keys, node, place)
 
+    def move(self, old: Keys, new: Keys) -> None:
+        """Put a value where it stands today; messages name it as it is written.
+
+        Args:
+            old: the keys that lead to it.
+            new: the keys to lead to it, one more than ``old``, in the same section.
+        """
+        container = reduce(getitem, old[:-1], self.data)
+        container.setdefault(new[-2], {})[new[-1]] = container.pop(old[-1])
+        for keys in [keys for keys in self.places if keys[: len(old)] == old]:
+            self.places[new + keys[len(old) :]] = self.places.pop(keys)
+        self._written[new] = old
+
     def fault(self, keys: Keys, what: str) -> None:
         """Note what is wrong at the keys, or where they would stand."""
         depth = next(depth for depth in range(len(keys), -1, -1) if keys[:depth] in self.places)
-        self._fault(self.places[keys[:depth]], keys, what)
+        self._fault(self.places[keys[:depth]], self._written.get(keys, keys), what)
 
     def _set(self, keys: Keys, node: yaml.Node | None, place: Place) -> None:
         container = self.data

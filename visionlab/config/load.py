@@ -15,6 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from visionlab.config.document import ConfigError, Document, to_yaml
 from visionlab.config.faults import corrections, explain
 from visionlab.config.schema import Run
+from visionlab.models.detector import DEFAULT_HEAD, HEADS
+from visionlab.renames import check_moved, moved_keys, section_default
 
 __all__ = ["ConfigError", "json_schema", "load", "show"]
 
@@ -37,6 +39,7 @@ def load(path: str | Path, overrides: Iterable[str] = (), kind: Any = Run) -> An
     document.read()
     for override in overrides:
         document.override(override)
+    _move_settings(document)
     run = _validate(document, kind)
     # What settings mean to each other can be said only once each is right by itself.
     if run is not None and not document.faults:
@@ -45,6 +48,27 @@ def load(path: str | Path, overrides: Iterable[str] = (), kind: Any = Run) -> An
     if document.faults:
         raise ConfigError([str(fault) for fault in sorted(set(document.faults))])
     return run
+
+
+def _move_settings(document: Document) -> None:
+    """Put the settings of a head that stood elsewhere in earlier versions where they stand today."""
+    head = document.data.get("head")
+    constructor = HEADS.get(str(head.get("name", DEFAULT_HEAD))) if isinstance(head, dict) else None
+    if constructor is None:
+        return
+    moved = moved_keys(constructor, head)
+    try:
+        check_moved(constructor, head)
+    except ValueError as error:
+        setting, _, what = str(error).partition(": ")
+        document.fault(("head", setting), what)
+        for old in moved:
+            del head[old]
+        return
+    for section in {section for section, _ in moved.values()}:
+        head[section] = section_default(constructor, section)
+    for old, new in moved.items():
+        document.move(("head", old), ("head", *new))
 
 
 def _validate(document: Document, kind: Any) -> Any:

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from visionlab.config.part import Part
 from visionlab.config.stand_in import STRIDES, WIDTH, StandIn
+from visionlab.models.neck import Neck
 from visionlab.settings import check_groups
 from visionlab.train.loop import Training
 
@@ -69,14 +70,14 @@ def detector_refusals(backbone: Part, neck: Part, rpn: Part, head: Part) -> list
 
 
 def _refusals_at(strides: list[int], neck: Part, rpn: Part, head: Part) -> list[Refusal]:
-    pyramid, found = _ask("neck", neck, lambda: _build(neck, [WIDTH] * len(strides), strides))
-    if pyramid is None:
+    def of_stages() -> tuple[tuple[int, list[int]], tuple[int, list[int]]]:
+        levels: Neck = _build(neck, [WIDTH] * len(strides), strides)
+        return levels.width_and_strides(levels.proposal_levels), levels.width_and_strides(levels.pooled_levels)
+
+    stages, found = _ask("neck", neck, of_stages)
+    if stages is None:
         return found
-    pooled = pyramid.strides[: len(pyramid.strides) - neck.extra_levels]
-    return [
-        *refusals("rpn", rpn, pyramid.channels[0], pyramid.strides),
-        *refusals("head", head, pyramid.channels[0], pooled, 1),
-    ]
+    return [*refusals("rpn", rpn, *stages[0]), *refusals("head", head, *stages[1], 1)]
 
 
 def _ask(name: str, section: Part, call: Callable[[], Any]) -> tuple[Any, list[Refusal]]:

@@ -10,17 +10,22 @@ from typing import Any
 
 from torch import nn
 
+from visionlab.choices import choices_of
 from visionlab.models.backbone import Backbone
 from visionlab.models.encoder import Normalization
 from visionlab.models.fast_rcnn_head import FastRCNNHead
 from visionlab.models.fpn import FPN
+from visionlab.models.neck import Neck
+from visionlab.models.roi_head import RoIHead
 from visionlab.models.rpn import RPN
 from visionlab.models.tensor_file import read_tensors, write_tensors
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.models.vit_pyramid import SimpleFeaturePyramid
+from visionlab.renames import current_settings
 
-NECKS: dict[str, type[FPN] | type[SimpleFeaturePyramid]] = {"fpn": FPN, "simple_pyramid": SimpleFeaturePyramid}
-HEADS: dict[str, type[FastRCNNHead]] = {"fast_rcnn": FastRCNNHead}
+NECKS: dict[str, type[Neck]] = {"fpn": FPN, "simple_pyramid": SimpleFeaturePyramid}
+HEADS: dict[str, type[RoIHead]] = {"fast_rcnn": FastRCNNHead}
+DEFAULT_NECK, DEFAULT_HEAD = "fpn", "fast_rcnn"
 KIND = "visionlab detector"
 
 
@@ -38,10 +43,11 @@ def build_detector(
     Args:
         classes: the name of each label.
         backbone: settings of ``Backbone``.
-        neck: settings of ``FPN`` or, with ``name`` "simple_pyramid", of ``SimpleFeaturePyramid``, which a plain vision
-            transformer needs.
+        neck: settings of the neck that ``name`` chooses from ``NECKS``: by default of ``FPN``; a plain vision
+            transformer needs "simple_pyramid".
         rpn: settings of ``RPN``.
-        head: settings of ``FastRCNNHead``, the only head so far, whose ``name`` is "fast_rcnn".
+        head: settings of the head that ``name`` chooses from ``HEADS``, by default of ``FastRCNNHead``; also by the
+            names that they had in earlier versions.
         norm_eps: epsilon of the backbone's BatchNorm layers; by default they keep theirs.
 
     Returns:
@@ -54,17 +60,15 @@ def build_detector(
     """
     if not classes:
         raise ValueError("classes: expected the name of at least one class, got none")
-    neck_name, neck_settings = _chosen(NECKS, neck or {}, "fpn")
-    head_name, head_settings = _chosen(HEADS, head or {}, "fast_rcnn")
+    neck_name, neck_settings = _chosen(NECKS, neck or {}, DEFAULT_NECK)
+    head_name, head_settings = _chosen(HEADS, head or {}, DEFAULT_HEAD)
     body = Backbone(**backbone or {})
     pyramid = NECKS[neck_name](body.channels, body.strides, **neck_settings)
-    channels = pyramid.channels[0]
-    pooled_strides = pyramid.strides[: len(pyramid.strides) - neck_settings["extra_levels"]]
     detector = TwoStageDetector(
         backbone=body,
         neck=pyramid,
-        rpn=RPN(channels, pyramid.strides, **rpn or {}),
-        head=HEADS[head_name](channels, pooled_strides, len(classes), **head_settings),
+        rpn=RPN(*pyramid.width_and_strides(pyramid.proposal_levels), **rpn or {}),
+        head=HEADS[head_name](*pyramid.width_and_strides(pyramid.pooled_levels), len(classes), **head_settings),
         norm_eps=norm_eps,
     )
     detector.classes = list(classes)
@@ -146,4 +150,8 @@ def _chosen(table: Mapping[str, type[nn.Module]], settings: dict[str, Any], defa
 def _with_defaults(part: type[nn.Module], given: dict[str, Any]) -> dict[str, Any]:
     """Return all settings of a part, so that a saved detector does not change when a default does."""
     parameters = inspect.signature(part).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | given
+    settings = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | current_settings(part, given)
+    for name, choice in choices_of(part).items():
+        if settings[name] is not None:
+            settings[name] = choice.complete(settings[name])
+    return settings

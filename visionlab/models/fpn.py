@@ -7,10 +7,11 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visionlab.checks import check_at_least
+from visionlab.models.neck import Pyramid, PyramidSettings
+from visionlab.settings import flat_settings
 
 
-class FPN(nn.Module):
+class FPN(Pyramid):
     """Merges the levels of a backbone, top down, into a pyramid of equal width.
 
     Source: Lin et al., Feature Pyramid Networks for Object Detection, 2016, arXiv:1612.03144.
@@ -18,33 +19,24 @@ class FPN(nn.Module):
     Args:
         in_channels: channels of each backbone level, finest first.
         strides: stride of each backbone level in pixels.
-        channels: channels of every level of the pyramid.
-        extra_levels: levels added above the coarsest, each every second location of the one before.
         norm: normalization after each convolution: ``none``, or ``group`` for 32 groups.
-
-    Attributes:
-        channels: channels of each level of the pyramid, extra levels included.
-        strides: stride of each level of the pyramid.
     """
 
+    @flat_settings
     def __init__(
         self,
         in_channels: list[int],
         strides: list[int],
         *,
-        channels: int = 256,
-        extra_levels: int = 1,
+        form: PyramidSettings = PyramidSettings(),
         norm: Literal["none", "group"] = "none",
     ) -> None:
-        super().__init__()
-        check_at_least(1, channels=channels)
-        check_at_least(0, extra_levels=extra_levels)
+        super().__init__(strides, form)
+        channels = form.channels
         if norm == "group" and channels % 32:
             raise ValueError(f"channels: expected a multiple of 32 for group normalization, got {channels}")
         self.lateral = nn.ModuleList(_conv(width, channels, 1, norm) for width in in_channels)
         self.output = nn.ModuleList(_conv(channels, channels, 3, norm) for _ in in_channels)
-        self.strides = [*strides, *(strides[-1] * 2 ** (i + 1) for i in range(extra_levels))]
-        self.channels = [channels] * len(self.strides)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Return the pyramid.
@@ -58,10 +50,7 @@ class FPN(nn.Module):
         merged = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         for i in range(len(merged) - 2, -1, -1):
             merged[i] = merged[i] + F.interpolate(merged[i + 1], size=merged[i].shape[-2:], mode="nearest")
-        pyramid = [output(level) for output, level in zip(self.output, merged, strict=True)]
-        while len(pyramid) < len(self.strides):
-            pyramid.append(F.max_pool2d(pyramid[-1], kernel_size=1, stride=2))
-        return pyramid
+        return self.with_extra_levels([output(level) for output, level in zip(self.output, merged, strict=True)])
 
 
 def _conv(in_channels: int, channels: int, kernel: int, norm: str) -> nn.Module:

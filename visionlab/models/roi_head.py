@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +20,36 @@ from visionlab.models.matching import (
     match_boxes,
     split_crowds,
 )
+from visionlab.models.stage import StageSettings
 from visionlab.ops import batched_nms
 from visionlab.ops.boxes import clip_boxes_to_image
 from visionlab.precision import upcast
 from visionlab.seeding import derive_seed
+from visionlab.settings import flat_settings
 from visionlab.structures import Detections, ImageBatch
 
 MIN_DETECTION_SIDE = 1e-2  # in pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSettings(StageSettings):
+    """How a second stage compares its RoIs with the objects, and which of them are detections.
+
+    Args:
+        box_weights: factors of the box offsets ``dx, dy, dw, dh``.
+        score_threshold: detections must score more.
+        max_detections: best detections of an image that stay.
+    """
+
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    score_threshold: float = 0.05
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above(0, box_weights=self.box_weights)
+        check_in("[0, 1)", score_threshold=self.score_threshold)
+        check_at_least(1, max_detections=self.max_detections)
 
 
 class RoIHead(nn.Module, ABC):
@@ -35,49 +59,27 @@ class RoIHead(nn.Module, ABC):
 
     Source: Girshick, Fast R-CNN, 2015, arXiv:1504.08083.
 
+    A row of the table ``HEADS`` is called with ``channels``, ``strides`` and ``num_classes``, and with its settings.
+
     Args:
+        channels: channels of every level.
+        strides: stride of each level to pool from in pixels, finest first.
         num_classes: object classes, without background.
-        positive_iou: a proposal that overlaps an object at least so much is positive, any other is background.
-        samples_per_image: RoIs that the losses look at.
-        positive_fraction: largest share of positives among them.
-        box_weights: factors of the box offsets ``dx, dy, dw, dh``.
-        smooth_l1_beta: where the box loss turns from square to linear.
-        score_threshold: detections must score more.
-        nms_threshold: of two detections of one class with a higher IoU, the lower score goes.
-        max_detections: best detections of an image that stay.
+        settings: how RoIs are compared with the objects, and which are detections.
 
     Attributes:
         sampler: what chooses the RoIs that the losses look at; any ``CandidateSampler`` may take its place.
     """
 
+    @flat_settings
     def __init__(
-        self,
-        num_classes: int,
-        *,
-        positive_iou: float,
-        samples_per_image: int,
-        positive_fraction: float,
-        box_weights: tuple[float, float, float, float],
-        smooth_l1_beta: float,
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
+        self, channels: int, strides: list[int], num_classes: int, *, settings: HeadSettings = HeadSettings()
     ) -> None:
         super().__init__()
-        check_in("(0, 1]", positive_iou=positive_iou)
-        check_above(0, box_weights=box_weights)
-        check_at_least(0, smooth_l1_beta=smooth_l1_beta)
-        check_in("[0, 1)", score_threshold=score_threshold)
-        check_in("[0, 1]", nms_threshold=nms_threshold)
-        check_at_least(1, num_classes=num_classes, max_detections=max_detections)
-        self.num_classes = num_classes
-        self.positive_iou = positive_iou
-        self.sampler: CandidateSampler = BalancedSampler(samples_per_image, positive_fraction)
-        self.box_weights = box_weights
-        self.smooth_l1_beta = smooth_l1_beta
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
-        self.max_detections = max_detections
+        check_at_least(1, num_classes=num_classes)
+        self.channels, self.strides, self.num_classes = channels, list(strides), num_classes
+        self.settings = settings
+        self.sampler: CandidateSampler = BalancedSampler(settings.samples_per_image, settings.positive_fraction)
 
     @abstractmethod
     def class_blocks(self) -> dict[str, int]:
@@ -155,14 +157,13 @@ class RoIHead(nn.Module, ABC):
             Each image's samples of its proposals and objects, and the ``(K, 5)`` RoIs of all images.
         """
         images, boxes = [], []
+        iou = self.settings.positive_iou
         for boxes_in_image, (objects, crowds), seed in zip(
             proposals, split_crowds(batch.targets), batch.seeds, strict=True
         ):
             # The objects themselves are proposals too, or early in training nothing would be positive.
             candidates = torch.cat((boxes_in_image, objects.boxes))
-            matches = match_boxes(
-                candidates, objects.boxes, crowds, positive_iou=self.positive_iou, negative_iou=self.positive_iou
-            )
+            matches = match_boxes(candidates, objects.boxes, crowds, positive_iou=iou, negative_iou=iou)
             images.append(draw_samples(matches, objects, self.sampler, derive_seed(seed, "head")))
             boxes.append(candidates[images[-1].rows])
         return images, to_rois(boxes)
@@ -175,12 +176,12 @@ class RoIHead(nn.Module, ABC):
         labels = torch.cat([image.labels for image in images])
 
         own_offsets = offsets[torch.arange(len(labels), device=labels.device), labels.clamp(0, offsets.shape[1] - 1)]
-        targets = encode_boxes(boxes, rois[:, 1:], self.box_weights)
+        targets = encode_boxes(boxes, rois[:, 1:], self.settings.box_weights)
         classes = F.cross_entropy(scores, torch.where(positive, labels, self.num_classes), reduction="none")
         count = distributed.average(chosen.sum(dtype=torch.float32)).clamp(min=1)
         return {
             "classes": (classes * chosen).sum() / count,
-            "boxes": box_loss(own_offsets, targets, positive, self.smooth_l1_beta) / count,
+            "boxes": box_loss(own_offsets, targets, positive, self.settings.smooth_l1_beta) / count,
         }
 
     @torch.no_grad()
@@ -198,16 +199,20 @@ class RoIHead(nn.Module, ABC):
         """
         scores = scores.softmax(dim=1)[:, : self.num_classes]
         # A score that is NaN is not above the threshold.
-        rows, labels = torch.where(scores > self.score_threshold)
+        rows, labels = torch.where(scores > self.settings.score_threshold)
         offsets = offsets[rows, labels.clamp(max=offsets.shape[1] - 1)]
-        boxes = decode_boxes(offsets, rois[rows, 1:], self.box_weights)
+        boxes = decode_boxes(offsets, rois[rows, 1:], self.settings.box_weights)
         scores, image_of_row = scores[rows, labels], rois[rows, 0]
         detections = []
         for i, size in enumerate(sizes):
             clipped = clip_boxes_to_image(boxes, size)
             usable = (image_of_row == i) & (clipped[:, 2:] - clipped[:, :2] >= MIN_DETECTION_SIDE).all(dim=1)
             own = usable.nonzero().squeeze(1)
-            kept = own[batched_nms(clipped[own], scores[own], labels[own], self.nms_threshold)[: self.max_detections]]
+            kept = own[
+                batched_nms(clipped[own], scores[own], labels[own], self.settings.nms_threshold)[
+                    : self.settings.max_detections
+                ]
+            ]
             detections.append(Detections(clipped[kept], scores[kept], labels[kept]))
         return detections
 

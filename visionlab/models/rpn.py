@@ -13,14 +13,17 @@ from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.models.anchors import cell_anchors, grid_anchors
 from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
 from visionlab.models.matching import BalancedSampler, CandidateSampler, draw_samples, match_boxes, split_crowds
+from visionlab.models.stage import StageSettings
 from visionlab.ops import batched_nms
 from visionlab.ops.boxes import clip_boxes_to_image
 from visionlab.precision import upcast
 from visionlab.seeding import derive_seed
+from visionlab.settings import flat_settings
 from visionlab.structures import ImageBatch
 
 UNIT_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 MIN_PROPOSAL_SIDE = 1e-3  # in pixels
+STAGE = StageSettings(positive_iou=0.7, samples_per_image=256, positive_fraction=0.5, nms_threshold=0.7)
 
 
 class ProposalLimits(NamedTuple):
@@ -61,12 +64,8 @@ class RPN(nn.Module):
         anchor_ratios: heights over widths of the anchors.
         anchor_steps: distance of neighboring anchors: ``stride``, or ``image`` for the padded image's side over the
             feature map's, rounded down, which torchvision's weights were trained with.
-        positive_iou: an anchor that overlaps an object at least so much is positive, and so is each object's best.
-        negative_iou: an anchor that overlaps every object less is background.
-        samples_per_image: anchors that the losses look at.
-        positive_fraction: largest share of positives among them.
-        smooth_l1_beta: where the box loss turns from square to linear.
-        nms_threshold: of two proposals of one level with a higher IoU, the lower score goes.
+        negative_iou: an anchor that overlaps every object less is background, unless it overlaps one more than all
+            other anchors do.
         train_candidates: best anchors of each level before suppression, for losses.
         train_proposals: best proposals of each image after it, for losses.
         test_candidates: as ``train_candidates``, for detections.
@@ -78,6 +77,7 @@ class RPN(nn.Module):
         test_limits: how many proposals detections are made of.
     """
 
+    @flat_settings
     def __init__(
         self,
         channels: int,
@@ -86,12 +86,8 @@ class RPN(nn.Module):
         anchor_sizes: list[list[float]] | None = None,
         anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0),
         anchor_steps: Literal["stride", "image"] = "stride",
-        positive_iou: float = 0.7,
         negative_iou: float = 0.3,
-        samples_per_image: int = 256,
-        positive_fraction: float = 0.5,
-        smooth_l1_beta: float = 1 / 9,
-        nms_threshold: float = 0.7,
+        stage: StageSettings = STAGE,
         train_candidates: int = 2000,
         train_proposals: int = 2000,
         test_candidates: int = 1000,
@@ -99,11 +95,9 @@ class RPN(nn.Module):
     ) -> None:
         super().__init__()
         check_above(0, anchor_ratios=anchor_ratios)
-        check_in("(0, 1]", positive_iou=positive_iou)
-        check_in("[0, 1]", negative_iou=negative_iou, nms_threshold=nms_threshold)
-        if negative_iou > positive_iou:
-            raise ValueError(f"negative_iou: expected at most positive_iou, {positive_iou}, got {negative_iou}")
-        check_at_least(0, smooth_l1_beta=smooth_l1_beta)
+        check_in("[0, 1]", negative_iou=negative_iou)
+        if negative_iou > stage.positive_iou:
+            raise ValueError(f"negative_iou: expected at most positive_iou, {stage.positive_iou}, got {negative_iou}")
         check_at_least(1, train_candidates=train_candidates, train_proposals=train_proposals)
         check_at_least(1, test_candidates=test_candidates, test_proposals=test_proposals)
         sizes = [[8.0 * stride] for stride in strides] if anchor_sizes is None else anchor_sizes
@@ -117,10 +111,8 @@ class RPN(nn.Module):
             check_above(0, anchor_sizes=level)
             self.register_buffer(f"cell_anchors_{i}", cell_anchors(level, anchor_ratios), persistent=False)
         self.anchor_steps = anchor_steps
-        self.positive_iou, self.negative_iou = positive_iou, negative_iou
-        self.sampler: CandidateSampler = BalancedSampler(samples_per_image, positive_fraction)
-        self.smooth_l1_beta = smooth_l1_beta
-        self.nms_threshold = nms_threshold
+        self.stage, self.negative_iou = stage, negative_iou
+        self.sampler: CandidateSampler = BalancedSampler(stage.samples_per_image, stage.positive_fraction)
         self.train_limits = ProposalLimits(train_candidates, train_proposals)
         self.test_limits = ProposalLimits(test_candidates, test_proposals)
 
@@ -189,7 +181,7 @@ class RPN(nn.Module):
             usable = (boxes[:, 2:] - boxes[:, :2] >= MIN_PROPOSAL_SIDE).all(dim=1) & score.isfinite()
             usable_rows = usable.nonzero().squeeze(1)
             boxes = boxes[usable_rows]
-            kept = batched_nms(boxes, score[usable_rows], level[usable_rows], self.nms_threshold)
+            kept = batched_nms(boxes, score[usable_rows], level[usable_rows], self.stage.nms_threshold)
             proposals.append(boxes[kept[: limits.proposals]])
         return proposals
 
@@ -211,7 +203,7 @@ class RPN(nn.Module):
                 anchors,
                 objects.boxes,
                 crowds,
-                positive_iou=self.positive_iou,
+                positive_iou=self.stage.positive_iou,
                 negative_iou=self.negative_iou,
                 keep_best=True,
             )
@@ -226,5 +218,5 @@ class RPN(nn.Module):
         objectness = F.binary_cross_entropy_with_logits(scores, positive.to(scores.dtype), reduction="none")
         return {
             "objectness": (objectness * chosen).sum() / count,
-            "boxes": box_loss(offsets, targets, positive, self.smooth_l1_beta) / count,
+            "boxes": box_loss(offsets, targets, positive, self.stage.smooth_l1_beta) / count,
         }

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from visionlab.models.backbone import Backbone
 from visionlab.models.evaluation import evaluating
-from visionlab.models.fpn import FPN
+from visionlab.models.neck import Neck
 from visionlab.models.norm import batch_norms
 from visionlab.models.roi_head import RoIHead
-from visionlab.models.rpn import RPN, ProposalLimits
-from visionlab.models.vit_pyramid import SimpleFeaturePyramid
+from visionlab.models.rpn import RPN, AnchorPredictions, ProposalLimits
 from visionlab.structures import Detections, ImageBatch
 
 
@@ -39,7 +38,7 @@ class TwoStageDetector(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        neck: FPN | SimpleFeaturePyramid,
+        neck: Neck,
         rpn: RPN,
         head: RoIHead,
         *,
@@ -92,10 +91,10 @@ class TwoStageDetector(nn.Module):
                 f" got {len(batch.targets)} targets and {len(batch.seeds)} seeds"
             )
         features = self.features(batch)
-        predictions = self.rpn.predict(features, batch.padded_size)
+        predictions = self._predict_anchors(features, batch)
         proposals = self.rpn.propose(predictions, batch.sizes, limits or self.rpn.train_limits)
         rpn_losses = self.rpn.losses(predictions, batch)
-        head_losses = self.head.losses(features, proposals, batch)
+        head_losses = self.head.losses(self._pooled(features), proposals, batch)
         return {
             **{f"rpn/{name}": loss for name, loss in rpn_losses.items()},
             **{f"head/{name}": loss for name, loss in head_losses.items()},
@@ -132,12 +131,19 @@ class TwoStageDetector(nn.Module):
         """
         with evaluating(self):
             features = self.features(batch)
-            return self.head.detect(features, self._propose(features, batch, limits), batch.sizes)
+            return self.head.detect(self._pooled(features), self._propose(features, batch, limits), batch.sizes)
 
     def features(self, batch: ImageBatch) -> list[Tensor]:
         """Return the neck's ``(N, C, H, W)`` map of each level, finest first, in the mode the detector is in."""
         return self.neck(self.backbone(self.backbone.normalize(batch.pixels, batch.sizes)))
 
     def _propose(self, features: list[Tensor], batch: ImageBatch, limits: ProposalLimits | None) -> list[Tensor]:
-        predictions = self.rpn.predict(features, batch.padded_size)
+        predictions = self._predict_anchors(features, batch)
         return self.rpn.propose(predictions, batch.sizes, limits or self.rpn.test_limits)
+
+    def _predict_anchors(self, features: list[Tensor], batch: ImageBatch) -> AnchorPredictions:
+        return self.rpn.predict([features[level] for level in self.neck.proposal_levels], batch.padded_size)
+
+    def _pooled(self, features: list[Tensor]) -> list[Tensor]:
+        """Return the levels that RoIs are pooled from."""
+        return [features[level] for level in self.neck.pooled_levels]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from visionlab.checks import check_at_least
+from visionlab.models.neck import Pyramid, PyramidSettings
+from visionlab.settings import flat_settings
 
 
-class SimpleFeaturePyramid(nn.Module):
+class SimpleFeaturePyramid(Pyramid):
     """Makes all levels of a pyramid from the last map of a backbone, each on its own: nothing flows between levels.
 
     A finer level doubles the resolution by transposed convolutions, a coarser one halves it by max pooling; each ends
@@ -20,37 +21,28 @@ class SimpleFeaturePyramid(nn.Module):
     Args:
         in_channels: channels of each backbone level; only the last level is used.
         strides: stride of each backbone level in pixels.
-        channels: channels of every level of the pyramid.
         level_strides: stride of each level to make, finest first: the backbone's stride times a power of two. For a
             transformer of patch size 14, for example, ``[7, 14, 28]``.
-        extra_levels: levels added above the coarsest, each every second location of the one before.
-
-    Attributes:
-        channels: channels of each level of the pyramid, extra levels included.
-        strides: stride of each level of the pyramid.
 
     Raises:
         ValueError: a level's stride that no doubling or halving of the backbone's reaches.
     """
 
+    @flat_settings
     def __init__(
         self,
         in_channels: list[int],
         strides: list[int],
         *,
-        channels: int = 256,
+        form: PyramidSettings = PyramidSettings(),
         level_strides: list[int] | None = None,
-        extra_levels: int = 1,
     ) -> None:
-        super().__init__()
         wanted = [4, 8, 16, 32] if level_strides is None else level_strides
-        check_at_least(1, channels=channels, level_strides=wanted)
-        check_at_least(0, extra_levels=extra_levels)
+        check_at_least(1, level_strides=wanted)
         if wanted != sorted(set(wanted)):
             raise ValueError(f"level_strides: expected ascending strides, got {wanted}")
-        self.levels = nn.ModuleList(_level(in_channels[-1], channels, strides[-1], stride) for stride in wanted)
-        self.strides = [*wanted, *(wanted[-1] * 2 ** (i + 1) for i in range(extra_levels))]
-        self.channels = [channels] * len(self.strides)
+        super().__init__(wanted, form)
+        self.levels = nn.ModuleList(_level(in_channels[-1], form.channels, strides[-1], stride) for stride in wanted)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Return the pyramid.
@@ -62,10 +54,7 @@ class SimpleFeaturePyramid(nn.Module):
             One ``(N, channels, h, w)`` map per entry of ``strides``, finest first, with h and w those of the last level
             times its stride over the entry, rounded up.
         """
-        pyramid = [level(features[-1]) for level in self.levels]
-        while len(pyramid) < len(self.strides):
-            pyramid.append(F.max_pool2d(pyramid[-1], kernel_size=1, stride=2))
-        return pyramid
+        return self.with_extra_levels([level(features[-1]) for level in self.levels])
 
 
 class _ChannelNorm(nn.LayerNorm):

@@ -120,7 +120,14 @@ def detector_run(path: Path, encoder: Mapping[str, Any], overrides: Sequence[str
         "norm": _joined_norm(own, encoder),
         "deform_stages": own["deform_stages"] or encoder["deform_stages"],
     }
-    neck = {**run.neck.model_dump(), "extra_levels": run.neck.extra_levels + missing}
+    neck = run.neck.model_dump()
+    if missing and "extra_levels" not in neck:
+        raise ValueError(
+            f"{path}: neck: expected one with extra_levels for {missing} levels that the encoder has not, "
+            f"got {neck['name']}"
+        )
+    if missing:
+        neck["extra_levels"] += missing
     sections = [f"backbone={json.dumps(backbone)}", f"neck={json.dumps(neck)}"]
     return load_run(path, "detect", [GIVEN_WEIGHTS, *overrides, *sections])
 
