@@ -111,7 +111,7 @@ def test_boxes_written_as_corners_stop_every_policy(write):
     for policy in ("repair", "skip", "fail"):
         with pytest.raises(ValueError, match="corner-boxes: boxes fit their images as x1, y1, x2, y2"):
             write(rows)(policy=policy)
-    rows[0]["bbox"] = [50, 50, 10, 10]
+    rows[0] = annotation(0, [50, 50, 10, 10])
     assert {kind for kind, _ in kinds(write(rows)())} == {"outside-box"}
 
 
@@ -205,7 +205,7 @@ def test_size_swapped_by_exif_is_the_upright_one_if_the_boxes_fit(write, tmp_pat
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (100, 80), "red").save(tmp_path / "1.png", exif=exif)
-    open_dataset = write([annotation(1, bbox)])
+    open_dataset = write([annotation(1, bbox), annotation(2, [10, 10, 20, 20], image_id=2)])
     dataset = open_dataset(policy="repair")
     assert {p.kind for p in dataset.problems} == {"image-size"}
     assert [record.image_id for record in dataset.records] == ([1, 2, 3] if remains else [2, 3])
@@ -292,7 +292,7 @@ def test_faulty_classes_are_named(write, classes, message):
     [
         ([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], "category 'b' with id 1: the name or the id is taken"),
         ([{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "category 'a' with id 2: the name or the id is taken"),
-        ([{"id": "1", "name": "a"}], "expected a whole number as id"),
+        ([{"id": "one", "name": "a"}], "expected a whole number as id"),
         ([{"id": 1}], "a text as name"),
         ([], "names no categories"),
     ],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from visionlab.data.coco_json import is_id
+from visionlab.text import show
 
 # Official boxes leave their image by up to a hundredth of a pixel, and rounding to whole pixels by half a pixel.
 ROUNDING = 0.5
@@ -53,7 +53,7 @@ def box_faults(bbox: Any, size: tuple[int, int]) -> list[AnnotationFault]:
     """Return the faults of a COCO box in an image of ``(height, width)``."""
     box = read_box(bbox)
     if box is None:
-        return [AnnotationFault("invalid-box", f"bbox {bbox!r}")]
+        return [AnnotationFault("invalid-box", f"bbox: expected four finite numbers, got {show(bbox)}")]
     x, y, width, height = box
     faults = []
     if bbox[2] < 0 or bbox[3] < 0:
@@ -70,16 +70,22 @@ def box_faults(bbox: Any, size: tuple[int, int]) -> list[AnnotationFault]:
     return faults
 
 
-def annotation_faults(entry: dict[str, Any], size: tuple[int, int], taken: set[str]) -> list[AnnotationFault]:
+def annotation_faults(
+    entry: dict[str, Any], size: tuple[int, int], taken: set[str], *, unclear: bool = False
+) -> list[AnnotationFault]:
     """Return the faults of an annotation whose image and category are known.
 
     Args:
         entry: the annotation as the json has it.
         size: ``(height, width)`` of its image.
         taken: the ids of other annotations, as text.
+        unclear: whether the box is relative to the image's size in a form that nothing tells.
     """
     number, bbox = entry.get("id"), entry.get("bbox")
     faults = box_faults(bbox, size)
+    if unclear:
+        detail = f"bbox: expected pixels, got {bbox} in 0..1; size or corner, corner or center: several readings fit"
+        faults = [AnnotationFault("relative-box", detail)]
     if not is_id(number) or str(number) in taken:
         state = "is taken" if is_id(number) else "is no whole number"
         faults.append(
@@ -88,6 +94,8 @@ def annotation_faults(entry: dict[str, Any], size: tuple[int, int], taken: set[s
     area, unusable = entry.get("area"), ("invalid-box", "zero-box")
     if area is not None and not (is_number(area) and area > 0) and not any(fault.kind in unusable for fault in faults):
         faults.append(AnnotationFault("zero-area", f"area {area!r} of bbox {bbox}", "width x height taken"))
+    if entry.get("iscrowd") not in (None, 0, 1):
+        faults.append(AnnotationFault("invalid-crowd", f"iscrowd: expected 0 or 1, got {show(entry['iscrowd'])}"))
     return faults
 
 
@@ -103,24 +111,4 @@ def truth_entry(entry: dict[str, Any], box: Box, image_id: int) -> dict[str, Any
 
 def is_crowd(entry: dict[str, Any]) -> bool:
     """Return whether an annotation is a crowd region; one that does not say is none."""
-    return entry.get("iscrowd") in (1, "1")
-
-
-def are_corners(boxes: Iterable[tuple[Any, tuple[int, int]]]) -> bool:
-    """Return whether boxes are evidently ``x1, y1, x2, y2``, where COCO has width and height.
-
-    At least ten boxes, all of which fit into their images as corners and half of which do not as COCO boxes, are taken
-    as evidence.
-
-    Args:
-        boxes: each ``bbox`` of a json with the ``(height, width)`` of its image.
-    """
-    valid = [(bbox, size) for bbox, size in boxes if read_box(bbox) is not None]
-    fit = all(
-        -ROUNDING <= x1 < x2 <= size[1] + ROUNDING and -ROUNDING <= y1 < y2 <= size[0] + ROUNDING
-        for (x1, y1, x2, y2), size in valid
-    )
-    if not fit or len(valid) < 10:
-        return False
-    outside = sum(any(fault.kind == "outside-box" for fault in box_faults(bbox, size)) for bbox, size in valid)
-    return 2 * outside >= len(valid)
+    return entry.get("iscrowd") == 1

@@ -13,7 +13,7 @@ from visionlab.data.annotated import AnnotatedPart
 from visionlab.data.coco_check import CheckedImage, CocoCheck
 from visionlab.data.coco_json import is_id, read_coco
 from visionlab.data.images import ImageError, read_image_by_policy
-from visionlab.data.problems import Policy, Problem, fail_on, summarize
+from visionlab.data.problems import FATAL, Policy, Problem, fail_on, summarize
 from visionlab.data.selection import LabelSelection, Selection
 from visionlab.data.split import choose
 from visionlab.settings import flat_settings
@@ -112,13 +112,16 @@ class CocoDataset:
         )
         self.classes, self.category_ids = check.classes, check.category_ids
         self.problems = [*part.problems, *map(part.placed, check.problems)]
-        fail_on([p for p in self.problems if policy == "fail" or p.kind == "corner-boxes"], source)
+        fatal = [problem for problem in self.problems if problem.kind in FATAL]
+        fail_on(self.problems if policy == "fail" else [p for p in fatal if p.kind == "corner-boxes"], source)
         chosen = [image for image in check.images if labels.keep_empty or image.boxes]
         if not chosen:
             why = summarize(self.problems) or "no image has a box of these classes"
             first = f"; the first: {self.problems[0]}" if self.problems else ""
             count = len(check.content["images"])
             raise ValueError(f"{source} with {part.images}: none of {count} images remains: {why}{first}")
+        if fatal:
+            raise ValueError(str(fatal[0]))
         if selection.limit is not None:
             chosen = choose(chosen, selection.limit, key=lambda image: image.entry["file_name"])
         self.records = [_record(image, self.category_ids) for image in chosen]

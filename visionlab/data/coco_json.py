@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import difflib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeGuard
+
+from visionlab.data.problems import Problem
+from visionlab.text import show
+
+# A name is drawn beside its box, and written in every table.
+LONGEST_NAME = 256
 
 
 def read_coco(path: str) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def map_categories(
     for category in categories:
         name, number = category.get("name"), category.get("id")
         if not isinstance(name, str) or not is_id(number):
-            raise ValueError(f"{source}: category {category}: expected a whole number as id and a text as name")
+            raise ValueError(f"{source}: category {show(category)}: expected a whole number as id and a text as name")
         if name in ids or number in ids.values():
             raise ValueError(f"{source}: category {name!r} with id {number}: the name or the id is taken already")
         ids[name] = number
@@ -61,7 +68,9 @@ def map_categories(
         classes = sorted(ids, key=lambda name: ids[name])
     check_classes(classes)
     for name in classes:
-        if name not in ids:
+        if name in ids:
+            _check_name(name, f"{source}: category {ids[name]}: name")
+        else:
             folded = {known.casefold(): known for known in ids}
             near = difflib.get_close_matches(name.casefold(), folded, n=1)
             hint = f" Did you mean {folded[near[0]]!r}?" if near else ""
@@ -69,6 +78,31 @@ def map_categories(
                 f"{source}: no category is named {name!r}.{hint} It has: {', '.join(ids)}; `classes` names those to use"
             )
     return list(classes), [ids[name] for name in classes]
+
+
+def _check_name(name: str, what: str) -> None:
+    """Refuse a class name that pictures, pages and terminals cannot show."""
+    if not name.strip():
+        raise ValueError(f"{what}: expected text, got {show(name)}")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"{what}: expected at most {LONGEST_NAME} characters, got {len(name)}: {show(name[:40])}…")
+    if not name.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        raise ValueError(f"{what}: expected text without control characters, got {show(name)}")
+
+
+def similar_classes(classes: Sequence[str], source: str) -> list[Problem]:
+    """Return a problem for each group of class names that differ by letters' case or space only."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        key = "".join(unicodedata.normalize("NFC", name).casefold().split())
+        groups.setdefault(key, []).append(name)
+    return [
+        Problem(
+            "similar-classes", source, f"differ by case or space only: {', '.join(map(show, names))}", action="kept"
+        )
+        for names in groups.values()
+        if len(names) > 1
+    ]
 
 
 def check_classes(classes: Sequence[str]) -> None:

@@ -15,12 +15,23 @@ Policy = Literal["repair", "skip", "fail"]
 # What each kind of fault is, and what is done about it under ``repair``; where nothing is said, it is left out.
 KINDS = {
     "missing-file": "an image file that does not exist",
+    "file-name": "a file name that matches no file, though one file alone can be meant: that file is used",
+    "ambiguous-file": "a file name that matches no file by itself, and several loosely",
+    "outside-file": "a file name, or a link, that leads out of the folder of images: never read",
     "unreadable-file": "an image file that cannot be read",
     "damaged-file": "an image file that can be decoded only in part: that part is used",
     "bad-image-entry": "an entry of images without a whole number as id or without a file name",
     "duplicate-image-id": "an id listed twice: counted once if the file is the same, else both images are left out",
     "duplicate-image": "a file listed under two ids: the boxes of both are joined",
     "image-size": "a json size unlike the file's: if EXIF swaps it and all boxes fit upright, the file's size is used",
+    "duplicate-category": "a category listed twice with the same name and id: counted once",
+    "similar-classes": "class names that differ by letters' case or space only: all are kept",
+    "odd-value": "a number written as text, or the like, that can be read in one way: read so",
+    "odd-box": "a box that is text, in another list, an object or only an outline: read in the one way possible",
+    "center-box": "a box given by its center, as all of its json are: converted",
+    "relative-box": "a box in 0..1 of its image's size: converted if the boxes of its json fit in one form only",
+    "odd-area": "areas that do not fit their boxes, being all the same, too large or relative: width x height is used",
+    "invalid-crowd": "an iscrowd that is neither 0 nor 1",
     "duplicate-annotation-id": "an annotation id that is missing, no whole number, or taken: numbered anew",
     "unknown-image": "an annotation of an image that is not listed",
     "unknown-category": "an annotation of a category that is not listed",
@@ -33,8 +44,12 @@ KINDS = {
     "bad-xml": "an xml file that is no VOC annotation of an image: its image is left out",
     "bad-object": "an object of an xml file without a name or without the four sides of its box",
     "leak": "an image that is a copy of one in another part of the dataset: to find its objects shows little",
+    "annotations-lost": "more than half of the annotations would be left out: an error under every policy",
     "corner-boxes": "boxes written as x1, y1, x2, y2, not COCO's x, y, width, height: an error under every policy",
 }
+
+# What stops a run under every policy.
+FATAL = ("annotations-lost", "corner-boxes")
 
 
 @dataclass(frozen=True)
