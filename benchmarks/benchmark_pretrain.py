@@ -58,18 +58,18 @@ def main() -> int:
     options = parser.parse_args()
     if options.configs:
         torch.set_num_threads(1)
-        beside_supervised(options)
+        compare_with_supervised(options)
         return 0
     torch.set_num_threads(max(1, cores - options.workers))
-    rows = [together(name, settings, options) for name, settings in METHODS.items()]
+    rows = [time_loader_and_model(name, settings, options) for name, settings in METHODS.items()]
     title = f"images a second: {options.workers} processes make views, the model has {torch.get_num_threads()} threads"
     table(["ResNet-18", "views alone", "model alone", "together", "of the slower"], rows, title)
-    inside_views(options)
-    beside_lightly(options)
+    time_steps_of_views(options)
+    compare_with_lightly(options)
     return 0
 
 
-def together(name: str, settings: dict[str, Any], options: argparse.Namespace) -> list[str]:
+def time_loader_and_model(name: str, settings: dict[str, Any], options: argparse.Namespace) -> list[str]:
     """Return a row: how many images a second views, model and both get done."""
     method = build(name, settings)
     dataset = ImageFolder(root=options.root)
@@ -119,7 +119,7 @@ def drain(batches: Iterator[ViewBatch], options: argparse.Namespace) -> None:
         pass
 
 
-def inside_views(options: argparse.Namespace) -> None:
+def time_steps_of_views(options: argparse.Namespace) -> None:
     """Print what the two views of an image cost, step by step."""
     dataset, spent = ImageFolder(root=options.root), Counter[str]()
     [transform, _] = build("simclr", METHODS["simclr"]).views.transforms
@@ -138,7 +138,7 @@ def inside_views(options: argparse.Namespace) -> None:
     table(["both views of an image", "ms"], rows, "SimCLR, 96 pixels, one process")
 
 
-def beside_lightly(options: argparse.Namespace) -> None:
+def compare_with_lightly(options: argparse.Namespace) -> None:
     """Print the time of a step of SimCLR here and of lightly's, in turn."""
     try:
         from lightly.loss import NTXentLoss
@@ -169,7 +169,7 @@ def beside_lightly(options: argparse.Namespace) -> None:
     table(["one step", "ms ± IQR/2", "lightly", "faster"], [row], f"{options.batch_size} images, 2 views each")
 
 
-def beside_supervised(options: argparse.Namespace) -> None:
+def compare_with_supervised(options: argparse.Namespace) -> None:
     """Print the time of a step of each config's method over that of one supervised step, one thread.
 
     Supervised training has the encoder that most configs have, as in `visionlab compare`.

@@ -59,11 +59,11 @@ def measure(stages: list[int] | None, images: int, size: tuple[int, int], rounds
     batch = draw_batch(images, size)
     optimizer = torch.optim.SGD(detector.parameters(), lr=1e-6)  # so small that every step finds the same proposals
 
-    def with_theirs() -> None:
+    def with_torchvision() -> None:
         with operators_of_torchvision():
             step(detector, batch, optimizer)
 
-    calls = {"ours": lambda: step(detector, batch, optimizer), "theirs": with_theirs}
+    calls = {"ours": lambda: step(detector, batch, optimizer), "theirs": with_torchvision}
     return interleave(calls, "cpu", 0, rounds)
 
 

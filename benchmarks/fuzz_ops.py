@@ -116,7 +116,7 @@ def work(options: argparse.Namespace) -> int:
             progress.flush()
             try:
                 counts[fuzz.run(options.ops[0], options.seed, number, options.device)] += 1
-            except fuzz.Fault as fault:
+            except fuzz.FuzzFailure as fault:
                 counts["faulty"].append((number, str(fault)))
                 if len(counts["faulty"]) == 5:
                     break

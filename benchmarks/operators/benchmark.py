@@ -181,7 +181,7 @@ def overhead(plan: Plan) -> list[dict]:
 
 def memory_here(plan: Plan) -> dict[str, int]:
     """Measure the peak of every case on the CPU, in a process where freed buffers go back to the system."""
-    measure.large_buffers_go_back()
+    measure.release_freed_buffers()
     torch.set_num_threads(plan.threads[-1])
     found = {}
     for case, dtype, layout in plan.cases():

@@ -20,7 +20,7 @@ from operators.fuzz_draw import Draw
 KERNELS = {"batched_nms": "nms", "nms_padded": "nms"}
 
 
-class Fault(Exception):
+class FuzzFailure(Exception):
     """An operator did what it must not do."""
 
 
@@ -31,7 +31,7 @@ def run(op: str, seed: int, number: int, device: str = "cpu") -> str:
         ``"returned"`` or ``"refused"``.
 
     Raises:
-        Fault: if the operator broke a promise.
+        FuzzFailure: if the operator broke a promise.
     """
     draw = Draw(op, seed, number, device)
     call, shape = CASES[op](draw)
@@ -41,19 +41,19 @@ def run(op: str, seed: int, number: int, device: str = "cpu") -> str:
         gradients = _backward(draw, answer)
     except (ValueError, RuntimeError) as error:
         if not str(error).startswith((f"{op}: ", f"{KERNELS.get(op, op)}: ")):
-            raise Fault(f"{type(error).__name__} does not begin with the operator's name: {error}") from error
+            raise FuzzFailure(f"{type(error).__name__} does not begin with the operator's name: {error}") from error
         if kind == "tame":
-            raise Fault(f"a tame case was refused: {error}") from error
+            raise FuzzFailure(f"a tame case was refused: {error}") from error
         return "refused"
     except Exception as error:
-        raise Fault(f"{type(error).__name__}: {error}") from error
+        raise FuzzFailure(f"{type(error).__name__}: {error}") from error
     if kind != "wild":
         _check(draw, answer, shape)
     if kind == "tame":
         for name, tensor in [("an answer", answer), *[("a gradient", gradient) for gradient in gradients]]:
             for part in tensor if isinstance(tensor, tuple) else (tensor,):
                 if part is not None and part.is_floating_point() and not part.isfinite().all():
-                    raise Fault(f"finite input gave {name} that is not")
+                    raise FuzzFailure(f"finite input gave {name} that is not")
     return "returned"
 
 
@@ -72,6 +72,6 @@ def _backward(draw: Draw, answer: Tensor | tuple[Tensor, ...]) -> tuple[Tensor |
 def _check(draw: Draw, answer: Any, shape: Callable[[Any], bool] | tuple[int, ...]) -> None:
     if callable(shape):
         if not shape(answer):
-            raise Fault(f"the answer has a shape, type or range that it must not have: {answer}")
+            raise FuzzFailure(f"the answer has a shape, type or range that it must not have: {answer}")
     elif tuple(answer.shape) != shape or answer.dtype != draw.dtype:
-        raise Fault(f"expected {shape} {draw.dtype}, got {tuple(answer.shape)} {answer.dtype}")
+        raise FuzzFailure(f"expected {shape} {draw.dtype}, got {tuple(answer.shape)} {answer.dtype}")

@@ -80,7 +80,7 @@ def hostile(device: str = "cuda", cases: int = 150) -> str:
         for number in range(cases):
             try:
                 fuzz.run(op, 0, number, device)
-            except fuzz.Fault as fault:
+            except fuzz.FuzzFailure as fault:
                 raise AssertionError(f"{op} case {number}: {fault}") from fault
     if device == "cuda":
         torch.cuda.synchronize()

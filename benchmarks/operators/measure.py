@@ -125,7 +125,7 @@ def rates(device: str, dtypes: list[torch.dtype]) -> dict[str, float]:
     return found
 
 
-def large_buffers_go_back() -> None:
+def release_freed_buffers() -> None:
     """Make free() return every buffer of 64 KiB or more to the system, so that the peak of one call can be seen."""
     ctypes.CDLL(None).mallopt(-3, 65536)  # M_MMAP_THRESHOLD
 
@@ -133,7 +133,7 @@ def large_buffers_go_back() -> None:
 def extra_memory(call: Callable[[], Any], device: str) -> int:
     """Return the bytes that a call needs at its peak beyond what it was given and what it returns.
 
-    On the CPU this is the resident memory of the process, whoever allocated it; ``large_buffers_go_back`` comes first.
+    On the CPU this is the resident memory of the process, whoever allocated it; ``release_freed_buffers`` comes first.
     """
     call()
     if device == "cuda":

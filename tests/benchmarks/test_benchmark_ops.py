@@ -42,7 +42,7 @@ def test_memory_of_a_call_is_seen():
     code = """
 import torch
 from operators import measure
-measure.large_buffers_go_back()
+measure.release_freed_buffers()
 def call():
     return (torch.ones(10 * 2**18) * 2)[: 2**18].clone()  # two buffers of 10 MiB at once; returns 1 MiB
 print(measure.extra_memory(call, "cpu") / 2**20)

@@ -12,9 +12,9 @@ from visionlab.eval.drawing import (
     draw_boxes,
     draw_comparison,
     draw_views,
+    join_pictures,
     picture_grid,
     save_jpeg,
-    side_by_side,
 )
 from visionlab.structures import Detections, Target, ViewBatch
 
@@ -125,7 +125,7 @@ def test_comparison_shows_truth_and_good_detections():
 
 def test_side_by_side_keeps_the_pictures_and_adds_titles():
     left, right = canvas(200, 100), np.full((200, 100, 3), 77, np.uint8)
-    row = side_by_side([left, right], ["left", "a title that is much too long for its picture"])
+    row = join_pictures([left, right], ["left", "a title that is much too long for its picture"])
     bar = row.shape[0] - 200
     assert (row[bar:, :100] == left).all()
     assert (row[bar:, -100:] == right).all()

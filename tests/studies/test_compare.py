@@ -188,7 +188,7 @@ def grouped(configs, tmp_path, data) -> Path:
 def test_a_norm_that_one_method_needs_is_not_that_of_the_references(configs, grouped, measures, tmp_path):
     out = tmp_path / "out"
     compare.compare([grouped, *configs], out, measures, seeds=[0], only=["random", "supervised"])
-    for name in compare.REFERENCES:
+    for name in compare.REFERENCE_METHODS:
         assert read_backbone(out / "backbones" / f"{name}-seed0.safetensors").norm == "train"
     assert "norm: train, but grouped group." in (out / "compare.md").read_text()
     protocol = json.loads((out / "cells" / "protocol.json").read_text())

@@ -28,9 +28,9 @@ class ClassFolder(ImageFolder):
         super().__init__(root=root, limit=limit, policy=policy)
         names = [_class_of(file, root) for file in self.files]
         self.classes = sorted(set(names)) if classes is None else list(classes)
-        strangers = sorted(set(names) - set(self.classes))
-        if strangers:
-            raise ValueError(f"{root}: expected folders of the classes {self.classes}, found also {strangers}")
+        unexpected = sorted(set(names) - set(self.classes))
+        if unexpected:
+            raise ValueError(f"{root}: expected folders of the classes {self.classes}, found also {unexpected}")
         number = {name: label for label, name in enumerate(self.classes)}
         self.labels = [number[name] for name in names]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 Point = tuple[float, float] | np.ndarray
-Part = tuple[np.ndarray, int]
+BodyPart = tuple[np.ndarray, int]
 """The (P, 2) outline of a part and the material (0 to 3) it is made of; later parts cover earlier ones."""
 
 SKIN, SECOND, DARK, LIGHT = range(4)
@@ -42,11 +42,11 @@ def limb(start: Point, bend: Point, end: Point, width: float, tip: float) -> np.
     return np.concatenate([path + side, (path - side)[::-1]])
 
 
-def beast(rng: np.random.Generator) -> list[Part]:
+def beast(rng: np.random.Generator) -> list[BodyPart]:
     """Four legs, a long body, a neck with a head, ears and a tail."""
     u = rng.uniform
     back, length, depth = u(0.5, 0.62), u(0.3, 0.42), u(0.13, 0.2)
-    parts: list[Part] = []
+    parts: list[BodyPart] = []
     for far in (True, False):
         for side in (-0.75, 0.7):
             x = side * length + u(-0.05, 0.05) - 0.07 * far
@@ -91,12 +91,12 @@ def beast(rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-def bird(rng: np.random.Generator) -> list[Part]:
+def bird(rng: np.random.Generator) -> list[BodyPart]:
     """Two thin legs, a leaning body, a wing, a fan tail, a small head with a beak."""
     u = rng.uniform
     y, lean, size = u(0.46, 0.56), u(0.2, 0.7), u(0.24, 0.3)
     head = (size * np.cos(lean) + u(0.04, 0.12), y + size * np.sin(lean) + u(0.08, 0.24))
-    parts: list[Part] = []
+    parts: list[BodyPart] = []
     for x, material in ((0.06, DARK), (-0.05, DARK)):
         foot = x + u(-0.1, 0.1)
         parts.append((limb((x, y - 0.1), (x + u(-0.1, 0.02), y / 2), (foot, 0.0), 0.05, 0.035), material))
@@ -127,14 +127,14 @@ def bird(rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-def snail(rng: np.random.Generator) -> list[Part]:
+def snail(rng: np.random.Generator) -> list[BodyPart]:
     """A coiled shell on a flat foot, with two stalks."""
     u = rng.uniform
     size, x = u(0.3, 0.4), u(-0.15, 0.0)
     y = size + 0.1
     front = x + size + u(0.12, 0.3)
     rise = u(0.2, 0.36)
-    parts: list[Part] = []
+    parts: list[BodyPart] = []
     for k in (-0.04, 0.06):
         tip = (front + k + u(0.0, 0.16), rise + u(0.22, 0.36))
         parts += [
@@ -156,10 +156,10 @@ def snail(rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-def mushroom(rng: np.random.Generator) -> list[Part]:
+def mushroom(rng: np.random.Generator) -> list[BodyPart]:
     """A stem under a domed cap with spots; sometimes a ring and a small neighbor."""
     u = rng.uniform
-    parts: list[Part] = []
+    parts: list[BodyPart] = []
 
     def one(x: float, scale: float) -> None:
         top, width = (x + u(-0.12, 0.12), scale * u(0.55, 0.7)), scale * u(0.32, 0.5)
@@ -189,11 +189,11 @@ def mushroom(rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-def flower(rng: np.random.Generator) -> list[Part]:
+def flower(rng: np.random.Generator) -> list[BodyPart]:
     """A bending stem with leaves and a wreath of petals around a disc."""
     u = rng.uniform
     sway, height = u(-0.25, 0.25), u(0.66, 0.76)
-    parts: list[Part] = [(limb((0, 0), (sway * u(-0.6, 0.4), height / 2), (sway, height), 0.07, 0.05), SECOND)]
+    parts: list[BodyPart] = [(limb((0, 0), (sway * u(-0.6, 0.4), height / 2), (sway, height), 0.07, 0.05), SECOND)]
     for _ in range(rng.integers(2, 5)):
         side, y = rng.choice([-1, 1]), u(0.05, 0.4)
         parts.append(
@@ -217,7 +217,7 @@ def flower(rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-def cart(rng: np.random.Generator) -> list[Part]:
+def cart(rng: np.random.Generator) -> list[BodyPart]:
     """A body on two or three wheels with a cabin, a window and a chimney or a load."""
     u = rng.uniform
     length, wheel = u(0.42, 0.6), u(0.13, 0.19)
@@ -233,7 +233,7 @@ def cart(rng: np.random.Generator) -> list[Part]:
         (-length - bulge, (floor + deck) / 2),
     ]
     cab, roof, width = u(0.1, 0.3) * length, u(0.75, 0.95), u(0.4, 0.62) * length
-    parts: list[Part] = []
+    parts: list[BodyPart] = []
     if rng.random() < 0.5:
         parts.append(
             (
@@ -282,7 +282,7 @@ def cart(rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-CREATURES: dict[str, Callable[[np.random.Generator], list[Part]]] = {
+CREATURES: dict[str, Callable[[np.random.Generator], list[BodyPart]]] = {
     "beast": beast,
     "bird": bird,
     "snail": snail,
@@ -292,7 +292,7 @@ CREATURES: dict[str, Callable[[np.random.Generator], list[Part]]] = {
 }
 
 
-def deform(rng: np.random.Generator, parts: list[Part]) -> list[Part]:
+def deform(rng: np.random.Generator, parts: list[BodyPart]) -> list[BodyPart]:
     """Return the parts mirrored at random, squeezed, leaned, tilted by at most 12 degrees and bent by a smooth wave."""
     u = rng.uniform
     mirror, squeeze, lean, tilt = rng.choice([-1, 1]), u(0.85, 1.2), u(-0.15, 0.15), u(-0.2, 0.2)

@@ -148,7 +148,7 @@ def _read(
         fetcher,  # type: ignore[arg-type]
         batch_sampler=keys,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         worker_init_fn=_start_worker,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else each loader would take a number from the global generator
@@ -172,7 +172,7 @@ def _warn(problem: Problem) -> None:
     log.warning("%s", problem)
 
 
-def _as_it_is(fetched: Any) -> Fetched:
+def _identity(fetched: Any) -> Fetched:
     return fetched
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from visionlab.checks import check_at_least
-from visionlab.data.creatures import CREATURES, DARK, Part, blob, deform, limb
+from visionlab.data.creatures import CREATURES, DARK, BodyPart, blob, deform, limb
 from visionlab.seeding import derive_seed
 from visionlab.settings import Settings, flat_settings
 
@@ -124,7 +124,7 @@ class _Scene:
     # ---- shapes, from front to back --------------------------------------------------------------------------------
 
     def paint(
-        self, parts: list[Part], foot: tuple[float, float], scale: float, light: tuple[float, float], least: float
+        self, parts: list[BodyPart], foot: tuple[float, float], scale: float, light: tuple[float, float], least: float
     ) -> np.ndarray | None:
         """Paint parts behind all that is painted; return the mask of what shows, None if it is less than a share."""
         outlines = [points * (scale, -scale) + foot for points, _ in parts]
@@ -170,7 +170,7 @@ class _Scene:
             kind = rng.integers(4)
             if kind == 0:
                 outline = blob(rng, 0, 0, 1, rng.uniform(0.3, 1), wobble=0.15)
-                parts: list[Part] = [(outline, 0), (outline * 0.5, 1)][: rng.integers(1, 3)]
+                parts: list[BodyPart] = [(outline, 0), (outline * 0.5, 1)][: rng.integers(1, 3)]
             elif kind == 1:
                 start, bend, end = rng.uniform(-1.6, 1.6, (3, 2))
                 parts = [(limb(start, bend, end, rng.uniform(0.15, 0.4), rng.uniform(0.05, 0.3)), 0)]

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from visionlab.eval.dots import Panel, dot_plot
 from visionlab.eval.interval import Interval
-from visionlab.eval.over_seeds import Cell, count, finished
-from visionlab.eval.page import Plot, drawn, write_page
+from visionlab.eval.over_seeds import Result, count, finished
+from visionlab.eval.page import Plot, nonempty, write_page
 from visionlab.eval.plots import Line, line_plot
 from visionlab.files import write_text
 
@@ -33,19 +33,19 @@ class Column:
     scale: float = 100
     digits: int = 1
 
-    def values(self, cells: Sequence[Cell]) -> list[float]:
+    def values(self, cells: Sequence[Result]) -> list[float]:
         """Return the values of the cells that have one."""
         found: list[Any] = list(cells)
         for key in self.place:
             found = [each[key] for each in found if each.get(key) is not None]
         return found
 
-    def interval(self, cells: Sequence[Cell]) -> Interval | None:
+    def interval(self, cells: Sequence[Result]) -> Interval | None:
         """Return mean and interval in the unit of the title; None where no cell has a value."""
         values = [self.scale * value for value in self.values(cells)]
         return Interval.of(values) if values else None
 
-    def text(self, cells: Sequence[Cell]) -> str:
+    def text(self, cells: Sequence[Result]) -> str:
         """Return mean and interval; a dash where no cell has a value."""
         interval = self.interval(cells)
         return "–" if interval is None else interval.text(1, self.digits)
@@ -60,7 +60,7 @@ COSTS = [
 
 
 def write_comparison(
-    results: Mapping[str, Sequence[Cell | None]],
+    results: Mapping[str, Sequence[Result | None]],
     path: Path,
     *,
     seeds: Sequence[int],
@@ -115,12 +115,12 @@ def write_comparison(
     return page
 
 
-def levels_of(cells: Sequence[Cell], part: str) -> list[str]:
+def levels_of(cells: Sequence[Result], part: str) -> list[str]:
     """Return the names of the levels that any cell has, in order."""
     return list(dict.fromkeys(level for cell in cells for level in cell.get(part, {})))
 
 
-def _columns(cells: Sequence[Cell]) -> list[Column]:
+def _columns(cells: Sequence[Result]) -> list[Column]:
     columns = []
     for part, measure, title in (
         ("probe", "linear", "linear"),
@@ -132,7 +132,7 @@ def _columns(cells: Sequence[Cell]) -> list[Column]:
     return columns + [column for column in (*DETECTION, *COSTS) if any(column.place[0] in cell for cell in cells)]
 
 
-def _dots(cells: Mapping[str, Sequence[Cell]]) -> Markup:
+def _dots(cells: Mapping[str, Sequence[Result]]) -> Markup:
     """Return a panel for each of AP, minutes, images/s and peak MB that any cell has."""
     panels = []
     for column in (DETECTION[0], *COSTS):
@@ -142,7 +142,7 @@ def _dots(cells: Mapping[str, Sequence[Cell]]) -> Markup:
     return dot_plot(list(cells), panels)
 
 
-def _plots(cells: Mapping[str, Sequence[Cell]]) -> list[Plot]:
+def _plots(cells: Mapping[str, Sequence[Result]]) -> list[Plot]:
     """Return a line over the levels for each method and measure."""
     everything = [cell for row in cells.values() for cell in row]
     plots = []
@@ -155,10 +155,10 @@ def _plots(cells: Mapping[str, Sequence[Cell]]) -> list[Plot]:
         lines = [_line(method, row, part, names, measure) for method, row in cells.items()]
         svg = line_plot(lines, x_label="level", y_label="accuracy in percent", markers=True, x_names=names)
         plots.append((title, svg))
-    return drawn(plots)
+    return nonempty(plots)
 
 
-def _line(method: str, cells: Sequence[Cell], part: str, levels: Sequence[str], measure: str) -> Line:
+def _line(method: str, cells: Sequence[Result], part: str, levels: Sequence[str], measure: str) -> Line:
     samples = [Column(level, (part, level, measure)).values(cells) for level in levels]
     intervals = [(place, Interval.of(values)) for place, values in enumerate(samples) if values]
     return Line(

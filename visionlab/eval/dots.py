@@ -12,7 +12,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from visionlab.eval.interval import Interval
-from visionlab.eval.plots import COLORS, SETTINGS, short_label, to_svg
+from visionlab.eval.plots import COLORS, PLOT_STYLE, short_label, to_svg
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def dot_plot(rows: Sequence[str], panels: Sequence[Panel]) -> Markup:
     panels = [panel for panel in panels if panel.intervals]
     if not panels:
         return Markup("")
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(PLOT_STYLE):
         figure = Figure(figsize=(1.6 + 2.0 * len(panels), 0.8 + 0.24 * len(rows)), layout="constrained")
         FigureCanvasSVG(figure)
         for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):

@@ -101,10 +101,10 @@ def draw_comparison(
     boxes, labels = detections.boxes[shown].cpu(), detections.labels[shown].tolist()
     found = draw_boxes(image, boxes, labels, classes, scores=detections.scores[shown].tolist())
     true = draw_boxes(image, target.boxes.cpu(), target.labels.tolist(), classes, crowd=target.crowd.tolist())
-    return side_by_side([true, found], ["ground truth", f"predictions, score at least {threshold:g}"])
+    return join_pictures([true, found], ["ground truth", f"predictions, score at least {threshold:g}"])
 
 
-def side_by_side(images: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
+def join_pictures(images: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
     """Return pictures in one row, each under its title."""
     font_size = max(14, round(max(max(image.shape) for image in images) / 36))
     font = ImageFont.load_default(font_size)
@@ -186,10 +186,10 @@ def _draw_caption(
     top = y - height if y >= height else y
     top = min(max(top, 0), max(size[1] - height, 0))
     draw.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
-    draw.text((left + pad, top + pad // 2), text, fill=_ink(color), font=font)
+    draw.text((left + pad, top + pad // 2), text, fill=_text_color(color), font=font)
 
 
-def _ink(color: Color) -> Color:
+def _text_color(color: Color) -> Color:
     """Return black or white, whichever contrasts more (relative luminance of WCAG 2.2)."""
     channels = np.array(color) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)

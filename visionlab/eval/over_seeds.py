@@ -11,25 +11,25 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-Cell = Mapping[str, Any]
-"""The result of one run; of one that diverged ``diverged``, with the reason."""
+Result = dict[str, Any]
+"""What one run reached, as JSON; of a run that diverged ``diverged`` alone, with the reason."""
 
 Arm = TypeVar("Arm")
 
 
-def finished(cells: Sequence[Cell | None]) -> list[Cell]:
+def finished(cells: Sequence[Result | None]) -> list[Result]:
     """Return the cells that are there and did not diverge."""
     return [cell for cell in cells if cell is not None and "diverged" not in cell]
 
 
-def count(cells: Sequence[Cell | None]) -> str:
+def count(cells: Sequence[Result | None]) -> str:
     """Return how many runs finished: ``5``, or ``3 of 5, 2 diverged``."""
     done, diverged = len(finished(cells)), sum(cell is not None and "diverged" in cell for cell in cells)
     text = str(done) if done == len(cells) else f"{done} of {len(cells)}"
     return text + (f", {diverged} diverged" if diverged else "")
 
 
-def best_arm(arms: Mapping[Arm, Sequence[Cell | None]], measure: str) -> Arm:
+def best_arm(arms: Mapping[Arm, Sequence[Result | None]], measure: str) -> Arm:
     """Return the arm with the highest mean of a measure, the first of equals, among those whose runs all finished.
 
     Args:

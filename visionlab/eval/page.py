@@ -89,7 +89,7 @@ def precision_plot(curves: Sequence[Line]) -> Markup:
     return line_plot(curves, x_label="recall", y_label="precision", x_range=(0, 1), y_min=0, y_max=1.02)
 
 
-def drawn(plots: Sequence[Plot]) -> list[Plot]:
+def nonempty(plots: Sequence[Plot]) -> list[Plot]:
     """Return the plots that have something to show."""
     return [plot for plot in plots if plot[1]]
 

@@ -19,7 +19,7 @@ from visionlab.eval.drawing import PALETTE
 COLORS = [tuple(channel / 255 for channel in PALETTE[i]) for i in (4, 5, 2, 6, 1, 0)]
 _STYLES = ("-", "--", ":", "-.")
 _TEXT = "#010203"  # stands for the text color of the page until the SVG is written
-SETTINGS: Any = {
+PLOT_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "visionlab",
     "text.parse_math": False,  # a dollar sign in a class name is a dollar sign
@@ -85,7 +85,7 @@ def line_plot(
     lines = [line for line in lines if len(line.x)]
     if not lines:
         return Markup("")
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(PLOT_STYLE):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()

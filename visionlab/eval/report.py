@@ -15,10 +15,10 @@ from visionlab.eval.page import (
     METRIC_TITLES,
     Plot,
     class_rows,
-    drawn,
     embed_pictures,
     format_duration,
     format_score,
+    nonempty,
     precision_plot,
     write_page,
 )
@@ -120,7 +120,7 @@ def _average_precision(record: RunRecord) -> dict[str, Any]:
     note = (
         f"COCO box metrics in percent, over {record.final.images:,} images and {record.final.detections:,} detections."
     )
-    return {"ap_header": ["", *columns], "ap_rows": rows, "ap_note": note, "ap_plots": drawn(plots)}
+    return {"ap_header": ["", *columns], "ap_rows": rows, "ap_note": note, "ap_plots": nonempty(plots)}
 
 
 def _training_plots(record: RunRecord) -> list[Plot]:
@@ -135,7 +135,7 @@ def _training_plots(record: RunRecord) -> list[Plot]:
         ("Throughput", _smooth_plot(record, "images_per_second", "images per second")),
         ("Waiting for data", line_plot(shares, x_label="step", y_label="share of time", y_min=0, y_max=1, smooth=True)),
     ]
-    return drawn(plots)
+    return nonempty(plots)
 
 
 def _meter_plots(record: RunRecord) -> list[Plot]:
@@ -150,7 +150,7 @@ def _meter_plots(record: RunRecord) -> list[Plot]:
     for key in record.keys("meters/"):
         name = key.removeprefix("meters/")
         plots.append((captions.get(name, name), _smooth_plot(record, key, name.replace("_", " "))))
-    return drawn(plots)
+    return nonempty(plots)
 
 
 def _smooth_plot(record: RunRecord, key: str, y_label: str) -> Markup:

@@ -11,10 +11,10 @@ from visionlab.eval.page import (
     METRIC_TITLES,
     Plot,
     class_rows,
-    drawn,
     embed_pictures,
     format_duration,
     format_score,
+    nonempty,
     precision_plot,
     write_page,
 )
@@ -99,7 +99,7 @@ def _compared_precision(records: Mapping[str, RunRecord], baseline: str) -> dict
         plots.append((f"Precision and recall at IoU {iou}, mean over classes", precision_plot(curves)))
     header = ["", *finals, *(f"{label} − {baseline}" for label in others)]
     note = "COCO box metrics of the last evaluation of each run, in percent."
-    return {"ap_header": header, "ap_rows": rows, "ap_note": note, "ap_plots": drawn(plots)}
+    return {"ap_header": header, "ap_rows": rows, "ap_note": note, "ap_plots": nonempty(plots)}
 
 
 def _compared_training(records: Mapping[str, RunRecord]) -> list[Plot]:
@@ -112,7 +112,7 @@ def _compared_training(records: Mapping[str, RunRecord]) -> list[Plot]:
         ("Loss", line_plot(losses, x_label="step", y_label="total loss", smooth=True)),
         ("Learning rate", line_plot(rates, x_label="step", y_label="learning rate")),
     ]
-    return drawn(plots)
+    return nonempty(plots)
 
 
 def _compared_pictures(records: Mapping[str, RunRecord], most: int) -> list[tuple[str, str]]:

@@ -18,11 +18,9 @@ from typing import Any
 from rich.console import Console
 
 from visionlab import distributed
+from visionlab.eval.over_seeds import Result
 from visionlab.files import write_text
 from visionlab.studies.ownership import Ownership
-
-Result = dict[str, Any]
-"""What a cell holds as JSON; of a run that diverged ``diverged`` alone, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,9 @@ class CellStore:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.poll = folder, poll
         self.ownership = ownership or Ownership(folder)
-        self._named: set[str] = set()
+        self._told: set[str] = set()
         self._console = Console()
-        self._agree(json.loads(json.dumps(protocol)))
+        self._check_protocol(json.loads(json.dumps(protocol)))
 
     def read(self, cell: Cell) -> Result | None:
         """Return the result of a cell; None where it is not done, or its file is damaged, which is said once."""
@@ -147,7 +145,7 @@ class CellStore:
                 shutil.rmtree(job.scratch, ignore_errors=True)
             return True
 
-    def _agree(self, own: dict[str, Any]) -> None:
+    def _check_protocol(self, own: dict[str, Any]) -> None:
         """Compare the protocol with the folder's, and add to that what is new."""
         path = self.folder / "protocol.json"
         while True:
@@ -185,8 +183,8 @@ class CellStore:
         return self.folder / f"{cell}.json"
 
     def _say(self, text: str, once: bool = False) -> None:
-        if not once or text not in self._named:
-            self._named.add(text)
+        if not once or text not in self._told:
+            self._told.add(text)
             self._console.print(text, style="yellow", markup=False, soft_wrap=True, highlight=False)
 
 

@@ -19,6 +19,7 @@ from visionlab.data.samples import ViewSamples
 from visionlab.data.transforms import EvaluationResize
 from visionlab.data.views import Views
 from visionlab.eval.comparison import write_comparison
+from visionlab.eval.over_seeds import Result
 from visionlab.eval.records import last_scores, read_run
 from visionlab.eval.roi_probe import roi_probe
 from visionlab.models.weights import read_backbone, save_backbone
@@ -26,7 +27,7 @@ from visionlab.resume import checkpoint_fingerprint, essential_settings
 from visionlab.run import execute
 from visionlab.run_folder import make_folders
 from visionlab.seeding import derive_seed
-from visionlab.studies.cells import Cell, CellStore, Job, Result
+from visionlab.studies.cells import Cell, CellStore, Job
 from visionlab.studies.encoder_probes import box_features, encoder_of, probe_folder, random_backbone
 from visionlab.studies.protocol import (
     GIVEN_WEIGHTS,
@@ -41,7 +42,7 @@ from visionlab.tasks.classify import ClassifyTask
 from visionlab.train.loop import train
 from visionlab.train.memory import MemoryRise
 
-REFERENCES = ("random", "supervised")
+REFERENCE_METHODS = ("random", "supervised")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def compare(
         for run in runs.values():  # what a detector refuses is said before anything is trained
             detector_run(measures.detect, run.backbone.arguments())
     study = _Comparison(runs, out, measures)
-    methods = [*REFERENCES, *runs]
+    methods = [*REFERENCE_METHODS, *runs]
     chosen = methods if only is None else [name for name in methods if name in only]
     study.cells.fill([study.job(Cell(method, seed)) for seed in seeds for method in chosen])
     results = {method: [study.cells.read(Cell(method, seed)) for seed in seeds] for method in methods}
@@ -205,14 +206,14 @@ class _Comparison:
 
 
 def _check_names(configs: Sequence[Path], runs: dict[str, Pretrain], only: Sequence[str] | None) -> None:
-    if not runs or len(runs) < len(configs) or set(runs) & set(REFERENCES):
+    if not runs or len(runs) < len(configs) or set(runs) & set(REFERENCE_METHODS):
         names = ", ".join(path.stem for path in configs)
         raise ValueError(
-            f"expected config files of different names, none of them {' or '.join(REFERENCES)}, got {names}"
+            f"expected config files of different names, none of them {' or '.join(REFERENCE_METHODS)}, got {names}"
         )
     for name in only or ():
-        if name not in {*runs, *REFERENCES}:
-            raise ValueError(f"only: expected some of {', '.join([*REFERENCES, *runs])}, got {name}")
+        if name not in {*runs, *REFERENCE_METHODS}:
+            raise ValueError(f"only: expected some of {', '.join([*REFERENCE_METHODS, *runs])}, got {name}")
 
 
 def _description(

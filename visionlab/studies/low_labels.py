@@ -11,12 +11,12 @@ from rich.table import Table
 
 from visionlab.config.load import load
 from visionlab.eval.interval import Interval
-from visionlab.eval.over_seeds import best_arm, count, finished
+from visionlab.eval.over_seeds import Result, best_arm, count, finished
 from visionlab.eval.records import last_scores
 from visionlab.files import write_text
 from visionlab.resume import essential_settings
 from visionlab.run import execute
-from visionlab.studies.cells import Cell, CellStore, Job, Result
+from visionlab.studies.cells import Cell, CellStore, Job
 
 ARMS = ("pretrained", "random")
 METRICS = ("AP", "AP50")

@@ -12,8 +12,7 @@ from visionlab.config.shipped import shipped
 from visionlab.eval.records import last_scores
 from visionlab.eval.side_by_side import write_side_by_side
 from visionlab.run import execute_all
-
-ARMS = ("pretrained", "random")
+from visionlab.studies.low_labels import ARMS, METRICS
 
 
 def quickstart(out: Path) -> int | None:
@@ -41,10 +40,9 @@ def quickstart(out: Path) -> int | None:
     if status:
         return status
     scores = {arm: last_scores(folders[arm]) for arm in ARMS}
-    metrics = ("AP", "AP50")
-    table = Table("validation images: Faster R-CNN from a", *metrics)
+    table = Table("validation images: Faster R-CNN from a", *METRICS)
     for arm in ARMS:
-        table.add_row(f"{arm} backbone", *(f"{100 * scores[arm][metric]:.1f}" for metric in metrics))
+        table.add_row(f"{arm} backbone", *(f"{100 * scores[arm][metric]:.1f}" for metric in METRICS))
     console.print(table)
     report = write_side_by_side(
         {arm: folders[arm] for arm in ARMS}, out / "report.html", title="Quickstart: pretrained or random backbone"

@@ -108,7 +108,7 @@ class Log:
         self._count += 1
         self._images += images
         if self._display:
-            self._display.advance(step)
+            self._display.show_step(step)
 
     def row(self, names: list[str], *, lr: float, meters: dict[str, float]) -> None:
         """Write the row of the steps since the last one; all processes call this.
@@ -129,7 +129,7 @@ class Log:
         row |= {f"meters/{name}": value for name, value in meters.items()}
         self._write(row)
         if self._display:
-            self._display.tell(row)
+            self._display.show_row(row)
         self._sums, self._count = None, 0
         self._clear_speed()
 

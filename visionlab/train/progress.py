@@ -44,12 +44,12 @@ class ProgressDisplay:
             yield
             self._bar.update(task, refresh=True)
 
-    def advance(self, step: int) -> None:
+    def show_step(self, step: int) -> None:
         if self._bar.tasks and perf_counter() - self._drawn > 0.2:
             self._drawn = perf_counter()
             self._bar.update(self._bar.task_ids[0], completed=step, refresh=True)
 
-    def tell(self, row: dict[str, Any]) -> None:
+    def show_row(self, row: dict[str, Any]) -> None:
         step, now = row["step"], perf_counter()
         left = (now - self._start) / max(1, step - self._first) * (self._steps - step)
         text = (

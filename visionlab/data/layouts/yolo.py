@@ -25,7 +25,7 @@ def read(root: str, roles: Collection[str] = ROLES) -> AnnotatedData | None:
     ``data.yaml`` names classes and parts; without it the names of folders tell the parts, and ``classes.txt`` the
     classes, else they are named by number. A part is a folder of images, or a list of them, whose labels lie in
     ``labels/`` where the images lie in ``images/``, or beside them. A row is ``class x y width height``, x and y of the
-    centre, with or without a confidence, or ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, of which the box is taken. An
+    center, with or without a confidence, or ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, of which the box is taken. An
     empty label file, or none, says that there is no object in an image.
 
     Args:
