@@ -101,7 +101,7 @@ def trainer(task: Task) -> Callable[[ViewBatch], None]:
         optimizer.zero_grad()
         torch.stack(list(task(batch).values())).sum().backward()
         optimizer.step()
-        task.after_step(0)
+        task.after_step(0, 1)
 
     return step
 
@@ -187,7 +187,7 @@ def compare_with_supervised(options: argparse.Namespace) -> None:
     for name, run in runs.items():
         torch.manual_seed(0)
         method = run.pretext.build(run.backbone.build())
-        method.prepare(len(dataset))
+        method.prepare(len(dataset), 1)
         ours = step_of(PretrainTask(method), method.views, run.loader.batch_size)
         times = interleave({"ours": ours, "supervised": supervised}, "cpu", 10, options.batches)
         ratio = times["ours"]["median"] / times["supervised"]["median"]

@@ -35,7 +35,7 @@ def test_boxes_are_in_pixels_of_the_image_as_it_was_given(detector, images):
     resize = EvaluationResize(short_side=32, max_size=64)
     predictor = Predictor(detector, resize)
     for image in images:
-        small = resize.resize(image)
+        small = resize.apply_to_image(image)
         raw = detector.detect(collate_images([small]))[0]
         found = predictor([image])[0]
         assert len(found) > 5

@@ -195,8 +195,8 @@ class Crash(RuntimeError):
 def dying(after_step, at: dict[int, str]):
     """Return ``Task.after_step`` with accidents in it, each of which happens once."""
 
-    def after(self, step):
-        after_step(self, step)
+    def after(self, step, steps):
+        after_step(self, step, steps)
         accident = at.pop(step, None)
         if accident == "crash":
             raise Crash

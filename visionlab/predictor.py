@@ -63,7 +63,7 @@ class Predictor:
         return found
 
     def _detect(self, images: list[np.ndarray]) -> list[Detections]:
-        batch = collate_images([self.resize.resize(image) for image in images])
+        batch = collate_images([self.resize.apply_to_image(image) for image in images])
         detections = self.detector.detect(batch.to(self.device))
         return [
             _rescaled(part.to("cpu"), size, image.shape[:2])

@@ -83,7 +83,7 @@ def _pretrain(run: Pretrain, folder: Path, device: torch.device) -> None:
     loader = build.unlabelled_loader(run, data, pretext.views, device)
     open_folder(run, device, {"train": (common_folder(data.files), identify(data))})
     _tell("data", data.problems)
-    pretext.prepare(loader.sampler.length)
+    pretext.prepare(loader.sampler.length, run.train.steps)
     task = PretrainTask(pretext)
     if distributed.is_main():
         first = next(iter(loader.batches(0)))

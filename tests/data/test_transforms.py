@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from visionlab.data import transforms
-from visionlab.data.transforms import DetectionTransform, EvaluationResize, color_jitter, fit, resize, seed_transform
+from visionlab.data.transforms import (
+    DetectionTransform,
+    EvaluationResize,
+    color_jitter,
+    fit,
+    resize_image,
+    seed_transform,
+)
 
 NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
 
@@ -95,7 +102,7 @@ def test_resize_agrees_with_pillow():
     image = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
     for height, width in ((20, 31), (74, 106), (37, 20)):
         expected = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-        assert np.abs(resize(image, height, width).permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
+        assert np.abs(resize_image(image, height, width).permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
 
 
 def test_fit():
@@ -107,7 +114,7 @@ def test_fit():
 def test_evaluation_takes_the_largest_of_several_sizes():
     several, largest = EvaluationResize(short_side=[30, 60, 40]), EvaluationResize(short_side=60)
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    assert torch.equal(several.resize(image), largest.resize(image))
+    assert torch.equal(several.apply_to_image(image), largest.apply_to_image(image))
 
 
 def test_objects_cut_off_are_dropped_and_crowds_stay():

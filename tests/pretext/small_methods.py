@@ -36,6 +36,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cpc directions": ("cpc", {"directions": 4}),
     "moco v1": ("moco", {"hidden_dim": None, "temperature": 0.07}),
     "moco dense": ("moco", {"dense": True}),
+    "moco v3 momentum": ("moco", {"final_momentum": 1.0}),
     "instance_discrimination learned": ("instance_discrimination", {"normalizer": "learned"}),
     "instance_discrimination softmax": ("instance_discrimination", {"loss": "softmax", "noise_samples": 4096}),
 }
@@ -59,7 +60,7 @@ def build(method: str, images: int = IMAGES, **backbone: Any) -> Pretext:
     settings = section(method)
     encoder = Backbone(**backbone_section(method) | backbone)
     pretext = PRETEXTS[settings.pop("name")](encoder, **settings)
-    pretext.prepare(images)
+    pretext.prepare(images, steps=4)
     return pretext
 
 

@@ -97,7 +97,7 @@ def train(method: str, steps: int = 60, **weights) -> PretrainTask:
         optimizer.zero_grad()
         sum(task(batch_of(task.pretext, range(12), epoch=step)).values()).backward()
         optimizer.step()
-        task.after_step(step)
+        task.after_step(step, steps)
         assert step or task.warnings() == []
     return task
 

@@ -8,7 +8,7 @@ from small_encoder import SmallEncoder, assert_same_gradients, gradients, random
 from tiny_runs import PRETRAIN
 
 from visionlab.models.backbone import Backbone
-from visionlab.pretext.cpc import ContrastivePredictiveCoding, MaskedBlock, _pick
+from visionlab.pretext.cpc import ContrastivePredictiveCoding, MaskedBlock, _contrast
 from visionlab.structures import ViewBatch
 
 GRID = 4
@@ -64,9 +64,9 @@ def formula(method, views, steps):
             for grid, target in zip(images, targets, strict=True):
                 for (y, x), context in context_of(direction.context, grid).items():
                     if y + step < GRID:
-                        foretold = (predict.weight @ context + predict.bias) / math.sqrt(3)
-                        scores = (everyone @ foretold).exp()
-                        logs.append(((target[y + step, x] @ foretold).exp() / scores.mean()).log())
+                        predicted = (predict.weight @ context + predict.bias) / math.sqrt(3)
+                        scores = (everyone @ predicted).exp()
+                        logs.append(((target[y + step, x] @ predicted).exp() / scores.mean()).log())
             terms.append(torch.stack(logs).mean())
     return -torch.stack(terms).mean()
 
@@ -97,19 +97,19 @@ def test_the_context_knows_nothing_of_the_rows_below():
 
 def test_accuracy_is_how_often_the_right_patch_is_picked_and_certainty_is_the_log_of_their_number():
     candidates = 1000 * torch.eye(5)
-    information, accuracy = _pick(candidates[:4], candidates, torch.tensor([0, 1, 2, 4]))
+    information, accuracy = _contrast(candidates[:4], candidates, torch.tensor([0, 1, 2, 4]))
     assert accuracy == 0.75
     assert information < 0
-    information, accuracy = _pick(candidates[:4], candidates, torch.arange(4))
+    information, accuracy = _contrast(candidates[:4], candidates, torch.arange(4))
     assert accuracy == 1
     assert information.item() == pytest.approx(math.log(5), abs=1e-6)
 
 
 def test_autocast_does_not_narrow_the_scores():
-    foretold, candidates = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
-    expected = _pick(foretold, candidates, torch.arange(6))
+    predicted, candidates = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    expected = _contrast(predicted, candidates, torch.arange(6))
     with torch.autocast("cpu", torch.bfloat16):
-        assert _pick(foretold, candidates, torch.arange(6)) == expected
+        assert _contrast(predicted, candidates, torch.arange(6)) == expected
 
 
 @pytest.mark.parametrize("norm", ["train", "sync"])

@@ -112,8 +112,8 @@ def prior_losses(method, batch):
     samples = uniform_samples(batch.seeds, codes.shape[1]).double()
     discriminator = method.prior.discriminator
     telling = -((discriminator(samples).sigmoid()).log() + (1 - discriminator(codes.detach()).sigmoid()).log()).mean()
-    deceiving = -(discriminator(codes).sigmoid()).log().mean()
-    return deceiving, telling
+    adversarial = -(discriminator(codes).sigmoid()).log().mean()
+    return adversarial, telling
 
 
 def test_one_backward_equals_two_optimizers():
@@ -127,13 +127,13 @@ def test_one_backward_equals_two_optimizers():
     for step in range(3):
         batch = ViewBatch(random_views(1, 4, seed=step), seeds=[10 * step + i for i in range(4)])
         losses = method(batch).losses
-        deceiving, telling = prior_losses(reference, batch)
-        torch.testing.assert_close(losses["prior"], 0.3 * deceiving, rtol=1e-9, atol=0)
+        adversarial, telling = prior_losses(reference, batch)
+        torch.testing.assert_close(losses["prior"], 0.3 * adversarial, rtol=1e-9, atol=0)
         torch.testing.assert_close(losses["discriminator"], 0.3 * telling, rtol=1e-9, atol=0)
         optimizer.zero_grad()
         sum(losses.values()).backward()
         encoders.zero_grad()
-        (0.3 * deceiving + reference(batch).losses["local"]).backward(inputs=players)
+        (0.3 * adversarial + reference(batch).losses["local"]).backward(inputs=players)
         discriminators.zero_grad()
         (0.3 * telling).backward(inputs=list(reference.prior.parameters()))
         for (name, one), two in zip(method.named_parameters(), reference.parameters(), strict=True):
@@ -185,6 +185,16 @@ def test_accuracy_is_how_often_a_place_finds_its_code():
         [torch.eye(4), torch.eye(4), torch.eye(4), 1 - torch.eye(4)], 2
     ).double()
     assert method(batch_of()).metrics["accuracy"] == 0.75
+
+
+def test_each_term_has_an_accuracy_of_its_own():
+    method = small(global_weight=1.0)
+    never, always = torch.zeros(4, 4, 1), torch.eye(4)[..., None].expand(4, 4, 4)
+    never[torch.arange(4), torch.arange(4) - 1] = 1
+    method.scorers["global"].forward = lambda codes, places, candidates: never.double()
+    method.scorers["local"].forward = lambda codes, places, candidates: always.double()
+    metrics = method(batch_of()).metrics
+    assert (metrics["global_accuracy"], metrics["local_accuracy"], metrics["accuracy"]) == (0, 1, 0.5)
 
 
 def _two_processes(rank, port, folder):

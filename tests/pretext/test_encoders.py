@@ -31,10 +31,10 @@ def test_every_encoder_gets_gradients(method, name):
             PRETEXTS[settings.pop("name")](encoder, **settings)
         return
     pretext = PRETEXTS[settings.pop("name")](encoder, **settings)
-    pretext.prepare(3)
+    pretext.prepare(3, 1)
     sum(pretext(batch_of(pretext, range(3))).losses.values()).backward()
     gradients = [p.grad for p in pretext.parameters() if p.requires_grad]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
     first = next(p.grad for p in encoder.parameters() if p.requires_grad)
     assert torch.count_nonzero(first) > 0
-    pretext.after_step(0)
+    pretext.after_step(0, 1)

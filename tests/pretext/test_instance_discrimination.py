@@ -19,7 +19,7 @@ IDS, SEEDS = [3, 1, 4], [5, 6, 2**62]
 def small(**settings):
     torch.manual_seed(0)
     method = InstanceDiscrimination(SmallEncoder(), image_size=8, projection_dim=4, temperature=0.5, **settings)
-    method.prepare(12)
+    method.prepare(12, 1)
     method.double().bank.rows.copy_(F.normalize(method.bank.rows.double()))  # of length 1 in double precision too
     return method
 
@@ -103,7 +103,7 @@ def test_a_batch_moves_the_rows_of_its_images():
     method = build("instance_discrimination")
     before = method.bank.rows.clone()
     method(batch_of(method, [2, 9]))
-    method.after_step(0)
+    method.after_step(0, 1)
     moved = (method.bank.rows != before).any(dim=1).nonzero().flatten().tolist()
     assert moved == [2, 9]
     assert method.bank.rows.norm(dim=1).tolist() == pytest.approx([1] * 12)

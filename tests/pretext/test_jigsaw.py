@@ -5,7 +5,7 @@ import torch
 from small_encoder import SmallEncoder, assert_same_gradients, gradients, random_views
 
 from visionlab.pretext.jigsaw import Jigsaw, shuffle
-from visionlab.pretext.siamese import FLAT, standardize
+from visionlab.pretext.tile_encoding import FLAT, standardize
 from visionlab.seeding import derive_seed
 from visionlab.structures import ViewBatch
 

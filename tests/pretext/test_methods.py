@@ -117,8 +117,8 @@ def test_a_run_that_was_killed_equals_one_that_was_not(method, tmp_path, monkeyp
 
     after_step = PretrainTask.after_step
 
-    def crash(self: PretrainTask, step: int) -> None:
-        after_step(self, step)
+    def crash(self: PretrainTask, step: int, steps: int) -> None:
+        after_step(self, step, steps)
         if step == 2:
             raise RuntimeError("killed")
 

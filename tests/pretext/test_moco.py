@@ -8,8 +8,8 @@ from small_methods import batch_of, build
 
 from visionlab.models.backbone import Backbone
 from visionlab.pretext import MoCo
+from visionlab.pretext.memory_bank import Queue
 from visionlab.pretext.moco import most_similar
-from visionlab.pretext.momentum import Queue
 from visionlab.structures import ViewBatch
 
 
@@ -92,6 +92,7 @@ def test_dense_losses_and_gradients_are_those_of_the_formulas():
     expected = {"contrast": 0.7 * formula(method, views), "dense": 0.3 * dense_formula(method, views)}
     for name, loss in expected.items():
         torch.testing.assert_close(losses[name], loss, rtol=1e-12, atol=0)
+    assert 0 <= method(ViewBatch(views)).metrics["dense_accuracy"] <= 1
     assert_same_gradients(gradients(sum(losses.values()), method), gradients(sum(expected.values()), method))
 
 
@@ -104,7 +105,7 @@ def test_the_second_queue_holds_pooled_dense_keys(dense):
         expected = F.normalize(dense.momentum_copy[2](places).mean((2, 3)))
         pooled = F.normalize(dense.momentum_copy[1](places.mean((2, 3))))
     dense(batch)
-    dense.after_step(0)
+    dense.after_step(0, 1)
     torch.testing.assert_close(dense.dense_queue.keys[:8], expected)
     torch.testing.assert_close(dense.queue.keys[:8], pooled)
     assert dense.queue.place == dense.dense_queue.place == 8
@@ -120,11 +121,11 @@ def test_what_is_in_a_key_comes_from_its_own_image_alone():
     """With batch statistics in the keys, a key would tell which other images came with it."""
     moco = build("moco", norm="train").train()
     moco(batch_of(moco, range(20, 28)))  # running statistics that are not those of the start
-    moco.after_step(0)
+    moco.after_step(0, 1)
     keys, queries = [], []
     for companions in (range(1, 8), range(11, 18)):
         output = moco(batch_of(moco, [0, *companions]))
-        keys.append(moco.queue._waiting[-1][0])
+        keys.append(moco.queue._pending[-1][0])
         queries.append(output.projection[0])
     torch.testing.assert_close(*keys, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(*queries, rtol=1e-2, atol=1e-3)  # which the queries do tell
@@ -139,7 +140,7 @@ def test_keys_have_no_gradient():
 def test_evaluation_leaves_the_memory_alone():
     moco = build("moco").eval()
     moco(batch_of(moco))
-    assert moco.queue._waiting == []
+    assert moco.queue._pending == []
 
 
 def test_settings_without_effect_are_refused():
@@ -160,7 +161,7 @@ def test_slow_copies_follow_after_each_step(method):
     before = [copy.clone() for copy in copies]
     for parameter in online:
         torch.nn.init.normal_(parameter)
-    moco.after_step(0)
+    moco.after_step(0, 1)
     assert len(copies) == len(online)
     for copy, old, new in zip(copies, before, online, strict=True):
         torch.testing.assert_close(copy, 0.9 * old + 0.1 * new.detach())
@@ -178,7 +179,7 @@ def test_queued_keys_are_unit_vectors_under_autocast():
     dense = build("moco dense")
     with torch.autocast("cpu", torch.bfloat16):
         dense(batch_of(dense))
-    dense.after_step(0)
+    dense.after_step(0, 1)
     for queue in (dense.queue, dense.dense_queue):
         assert queue.keys.dtype == torch.float32
         torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(24), rtol=1e-5, atol=0)

@@ -92,7 +92,7 @@ def test_held_out_scores_are_above_chance_by_three_standard_errors(name, data, o
     config = load(shipped(f"examples/{name}_small.yaml"), [f"out={tmp_path / 'run'}", f"data.root={data}"])
     torch.manual_seed(derive_seed(config.seed, "weights"))
     pretext = config.pretext.build(config.backbone.build())
-    pretext.prepare(config.data.unlabelled)
+    pretext.prepare(config.data.unlabelled, config.train.steps)
     score = accuracy if name in CHANCE else retrieval
     before = held_out(pretext, score, data / "val")
 

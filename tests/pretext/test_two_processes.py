@@ -39,7 +39,7 @@ def train(method: str) -> dict[str, torch.Tensor]:
             found[f"step {step}, gradient of {name}"] = parameter.grad.clone()
         optimizer.step()
         optimizer.zero_grad()
-        task.after_step(step)
+        task.after_step(step, STEPS)
     return found | {f"state: {name}": value.clone() for name, value in task.state_dict().items()}
 
 

@@ -20,8 +20,8 @@ class Method(torch.nn.Module):
         metrics = {"accuracy": self.accuracy}
         return PretextOutput({"guess": self.embedding.sum()}, self.embedding, metrics, self.projection)
 
-    def after_step(self, step):
-        self.steps.append(step)
+    def after_step(self, step, steps):
+        self.steps.append((step, steps))
 
     def warnings(self, output):
         return ["odd"] if output.metrics["accuracy"] > 0.5 else []
@@ -59,8 +59,8 @@ def test_a_collapse_is_warned_of():
 
 def test_the_method_hears_of_steps():
     task = PretrainTask(Method(torch.eye(8)))
-    task.after_step(3)
-    assert task.pretext.steps == [3]
+    task.after_step(3, 9)
+    assert task.pretext.steps == [(3, 9)]
 
 
 def test_a_projection_has_meters_and_warnings_of_its_own():

@@ -86,8 +86,8 @@ def test_however_a_run_ends_it_goes_on_bit_for_bit(processes, whole, end):
 
 
 class Failing(Toy):
-    def after_step(self, step):
-        super().after_step(step)
+    def after_step(self, step, steps):
+        super().after_step(step, steps)
         if step == 6:
             raise MemoryError("in step 6")
 

@@ -54,7 +54,7 @@ class Toy(Task):
         output = self.last(hidden).squeeze(1)
         return {"error": (output - pixels.mean(1)).square().mean(), "size": 0.01 * output.square().mean()}
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         self.queue[step % 4] = self.first.bias.detach() + torch.rand(5)
         if step + 1 == self.die_after:
             os.kill(os.getpid(), self.by)

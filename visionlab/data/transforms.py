@@ -19,8 +19,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask
 import albumentations as A
 
 # A cropped object counts as long as this share of its box is left and no side is under a pixel.
-MIN_VISIBLE = 0.2
-MIN_SIDE = 1.0
+MIN_VISIBLE_SHARE = 0.2
+MIN_VISIBLE_SIDE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def flip_step(probability: float) -> list[A.BasicTransform]:
     return [A.HorizontalFlip(p=probability)] if probability else []
 
 
-def resize(image: np.ndarray, height: int, width: int) -> Tensor:
+def resize_image(image: np.ndarray, height: int, width: int) -> Tensor:
     """Return an image at another size, by bilinear interpolation with antialiasing.
 
     Args:
@@ -126,15 +126,15 @@ class EvaluationResize:
     def __init__(self, *, size: ImageSize):
         self.short_side, self.max_size = size.largest, size.max_size
 
-    def resize(self, image: np.ndarray) -> Tensor:
+    def apply_to_image(self, image: np.ndarray) -> Tensor:
         """Return an ``(H, W, 3)`` uint8 image as a ``(3, height, width)`` uint8 tensor."""
-        return resize(image, *fit(image.shape[0], image.shape[1], self.short_side, self.max_size))
+        return resize_image(image, *fit(image.shape[0], image.shape[1], self.short_side, self.max_size))
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, seed: int = 0
     ) -> tuple[Tensor, Target]:
         """Return the image and all of its boxes at the new size; nothing is random, so the seed is not used."""
-        pixels = self.resize(image)
+        pixels = self.apply_to_image(image)
         return pixels, _target(_scale(boxes, image, pixels), labels, crowd)
 
 
@@ -178,11 +178,11 @@ class DetectionTransform:
         index = np.asarray(changed["index"], np.int64)
         left = np.asarray(changed["bboxes"], np.float64).reshape(-1, 4)
         picture = changed["image"]
-        visible = _areas(left) >= MIN_VISIBLE * _areas(np.asarray(boxes, np.float64))[index]
+        visible = _areas(left) >= MIN_VISIBLE_SHARE * _areas(np.asarray(boxes, np.float64))[index]
         seed_transform(self.colors, generator.getrandbits(63))
-        pixels = resize(picture, *fit(picture.shape[0], picture.shape[1], short_side, self.size.max_size))
+        pixels = resize_image(picture, *fit(picture.shape[0], picture.shape[1], short_side, self.size.max_size))
         left = _scale(left, picture, pixels)
-        keep = (visible | crowd[index]) & (left[:, 2:] - left[:, :2] >= MIN_SIDE).all(1)
+        keep = (visible | crowd[index]) & (left[:, 2:] - left[:, :2] >= MIN_VISIBLE_SIDE).all(1)
         colored = self.colors(image=pixels.permute(1, 2, 0).numpy())["image"]
         pixels = torch.from_numpy(np.ascontiguousarray(colored.transpose(2, 0, 1)))
         return pixels, _target(left[keep], labels[index[keep]], crowd[index[keep]])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from visionlab.checks import check_above, check_at_least, check_in, check_rising
-from visionlab.data.transforms import A, Augmentation, color_jitter, flip_step, resize, seed_transform
+from visionlab.data.transforms import A, Augmentation, color_jitter, flip_step, resize_image, seed_transform
 from visionlab.seeding import derive_seed
 from visionlab.settings import flat_settings
 
@@ -126,4 +126,4 @@ class CenterCrop:
         """Return one ``(3, image_size, image_size)`` uint8 tensor of an ``(H, W, 3)`` uint8 image."""
         side = min(image.shape[:2])
         top, left = ((length - side) // 2 for length in image.shape[:2])
-        return [resize(image[top : top + side, left : left + side], self.image_size, self.image_size)]
+        return [resize_image(image[top : top + side, left : left + side], self.image_size, self.image_size)]

@@ -76,5 +76,5 @@ def _collapse(whole: str, each: str, std: str, rank: str, rows: Tensor) -> list[
         return [f"the {whole} has COLLAPSED: all images get nearly the same {each} ({std} is below {COLLAPSED_STD})"]
     if len(rows) >= MIN_ROWS and effective_rank(rows) < COLLAPSED_RANK:
         line = f"images differ in one direction only ({rank} is below {COLLAPSED_RANK})"
-        return [f"the {whole} has COLLAPSED to a line: {line}"]
+        return [f"the {whole} has COLLAPSED to a line (dimensional collapse): {line}"]
     return []

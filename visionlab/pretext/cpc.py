@@ -1,4 +1,4 @@
-"""Contrastive predictive coding: foretell the patches of an image from the rows before them."""
+"""Contrastive predictive coding: predict the patches of an image from the rows before them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from visionlab.models.norm import batch_norms
 from visionlab.precision import full_precision, upcast
 from visionlab.pretext.estimators import info_nce
 from visionlab.pretext.pretext import Pretext, PretextOutput
-from visionlab.pretext.siamese import check_tile_size, encode_tiles
+from visionlab.pretext.tile_encoding import check_tile_size, encode_tiles
 from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
 
-# Each turns a grid ``(N, C, rows, columns)`` so that what is to be foretold lies below.
+# Each turns a grid ``(N, C, rows, columns)`` so that what is to be predicted lies below.
 DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "down": lambda grid: grid,
     "up": lambda grid: grid.flip(2),
@@ -32,12 +32,12 @@ DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class ContrastivePredictiveCoding(Pretext):
-    """Foretell the features of patches from a context that has seen the rows before them alone.
+    """Predict the features of patches from a context that has seen the rows before them alone.
 
     The encoder sees each of a grid of overlapping patches by itself. Among the patches of all images of the batch, over
     all processes, each prediction is to pick the right one.
 
-    Batch norm would tell every patch about those to be foretold. It is refused: the backbone has ``norm: group`` or
+    Batch norm would tell every patch about those to be predicted. It is refused: the backbone has ``norm: group`` or
     ``frozen``, or no batch norm at all.
 
     Args:
@@ -47,9 +47,9 @@ class ContrastivePredictiveCoding(Pretext):
         tiles: what becomes of each patch.
         layout: how many there are.
         overlap: share of its side that a patch has in common with the next, in (0, 1).
-        directions: how many directions are foretold: down, then up, right and left, each with a context of its own.
-        skip_rows: the next rows that are not foretold, because they overlap with what the context has seen.
-        predict_rows: rows after those that are foretold.
+        directions: how many directions are predicted: down, then up, right and left, each with a context of its own.
+        skip_rows: the next rows that are not predicted, because they overlap with what the context has seen.
+        predict_rows: rows after those that are predicted.
         context_layers: blocks of masked convolutions; each widens the context by a column to either side.
         context_dim: channels inside a block.
         target_dim: width of the space in which predictions and patches are compared.
@@ -117,7 +117,7 @@ class ContrastivePredictiveCoding(Pretext):
 
 
 class _Direction(nn.Module):
-    """Foretells rows of a grid from those above.
+    """Predicts rows of a grid from those above.
 
     Args:
         channels: width of the patches' features.
@@ -138,7 +138,7 @@ class _Direction(nn.Module):
         """Return information and accuracy for each step ahead.
 
         Args:
-            patches: ``(N, channels, rows, columns)``, to be foretold from above.
+            patches: ``(N, channels, rows, columns)``, to be predicted from above.
         """
         context = self.context(patches).permute(0, 2, 3, 1)
         targets = self.target(patches.permute(0, 2, 3, 1))
@@ -147,23 +147,23 @@ class _Direction(nn.Module):
         candidates = distributed.gather(targets.flatten(0, 2))
         results = []
         for step, predict in zip(self.steps, self.predictions, strict=True):
-            foretold = predict(context[:, :-step]).flatten(0, 2)
-            results.append(_pick(foretold, candidates, own[:, step:].flatten()))
+            predictions = predict(context[:, :-step]).flatten(0, 2)
+            results.append(_contrast(predictions, candidates, own[:, step:].flatten()))
         return results
 
 
-def _pick(foretold: Tensor, candidates: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how much predictions tell about the right candidates, and how often they pick them.
+def _contrast(predictions: Tensor, candidates: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the estimated information of predictions about their targets, and how often they pick them.
 
     Args:
-        foretold: ``(R, D)`` predictions of this process.
+        predictions: ``(R, D)`` of this process.
         candidates: ``(M, D)`` patches of all processes.
-        right: ``(R,)`` the candidate that each prediction means.
+        targets: ``(R,)`` int64, the candidate that each prediction means.
     """
-    with full_precision(foretold):
-        scores = upcast(foretold) @ upcast(candidates).T / foretold.shape[1] ** 0.5
-    positives = right[:, None] == torch.arange(len(candidates), device=right.device)
-    return info_nce(scores, positives), (scores.argmax(dim=1) == right).float().mean()
+    with full_precision(predictions):
+        scores = upcast(predictions) @ upcast(candidates).T / predictions.shape[1] ** 0.5
+    positives = targets[:, None] == torch.arange(len(candidates), device=targets.device)
+    return info_nce(scores, positives), (scores.argmax(dim=1) == targets).float().mean()
 
 
 class MaskedBlock(nn.Module):
@@ -193,5 +193,5 @@ def _check_norm(encoder: Backbone) -> None:
     if encoder.norm in ("train", "sync") and batch_norms(encoder.model):
         raise ValueError(
             f"norm: expected group or frozen for cpc, got {encoder.norm}: batch norm would tell each patch about those "
-            f"to be foretold"
+            f"to be predicted"
         )

@@ -89,14 +89,17 @@ class DeepInfoMax(Pretext):
         codes = self.code(pooled)
         losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
+        accuracies = []
         for name, scorer in self.scorers.items():
             places = self.summary(local_map)[:, None] if name == "global" else local_map.flatten(2).transpose(1, 2)
             information, accuracy = self._contrast(scorer, codes, places)
             losses[name] = -self.weights[name] * information
-            metrics |= {f"{name}_information": information, "accuracy": accuracy}
+            metrics |= {f"{name}_information": information, f"{name}_accuracy": accuracy}
+            accuracies.append(accuracy)
+        metrics["accuracy"] = torch.stack(accuracies).mean()
         if self.prior_weight:
-            deceiving, telling = self.prior(codes, batch.seeds)
-            losses |= {"prior": self.prior_weight * deceiving, "discriminator": self.prior_weight * telling}
+            adversarial, discriminator = self.prior(codes, batch.seeds)
+            losses |= {"prior": self.prior_weight * adversarial, "discriminator": self.prior_weight * discriminator}
         return PretextOutput(losses, pooled, metrics)
 
     def _contrast(self, scorer: nn.Module, codes: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:

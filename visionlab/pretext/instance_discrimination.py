@@ -16,7 +16,7 @@ from visionlab.models.backbone import Backbone
 from visionlab.precision import full_precision, upcast
 from visionlab.pretext.heads import ProjectionWidth
 from visionlab.pretext.losses import Temperature, noise_contrastive
-from visionlab.pretext.momentum import MemoryBank
+from visionlab.pretext.memory_bank import MemoryBank
 from visionlab.pretext.pretext import Pretext, PretextOutput
 from visionlab.seeding import derive_seed
 from visionlab.settings import flat_settings
@@ -72,7 +72,7 @@ class InstanceDiscrimination(Pretext):
         elif loss == "nce":
             self.register_buffer("log_normalizer", unknown)
 
-    def prepare(self, images: int) -> None:
+    def prepare(self, images: int, steps: int) -> None:
         """Make a memory of so many images."""
         self.bank.prepare(images)
         if isinstance(getattr(self, "log_normalizer", None), nn.Parameter):
@@ -87,12 +87,12 @@ class InstanceDiscrimination(Pretext):
         with full_precision(rows):
             loss, accuracy = (self._softmax if self.loss == "softmax" else self._nce)(rows, ids, batch.seeds)
         if self.training:
-            self.bank.put(ids, rows)
+            self.bank.collect(ids, rows)
         return PretextOutput({self.loss: loss}, features, {"accuracy": accuracy}, projection=rows)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         """Move the directions of the images that came."""
-        self.bank.advance()
+        self.bank.update()
 
     def _softmax(self, rows: Tensor, ids: Tensor, _: list[int]) -> tuple[Tensor, Tensor]:
         logits = rows @ self.bank.rows.T / self.temperature
@@ -105,8 +105,8 @@ class InstanceDiscrimination(Pretext):
         noise = torch.einsum("nd,nmd->nm", rows, bank[others]) / self.temperature
         self._estimate_normalizer(noise)
         loss = noise_contrastive(data, noise, self.log_normalizer, -math.log(len(bank)))
-        strangers = noise.masked_fill(others == ids[:, None], -math.inf)
-        return loss, (data > strangers.amax(1)).float().mean()
+        negatives = noise.masked_fill(others == ids[:, None], -math.inf)
+        return loss, (data > negatives.amax(1)).float().mean()
 
     @torch.no_grad()
     def _estimate_normalizer(self, noise: Tensor) -> None:

@@ -15,7 +15,7 @@ from visionlab.models.backbone import Backbone
 from visionlab.pretext.heads import HiddenWidth, projection_mlp
 from visionlab.pretext.permutations import distant_permutations
 from visionlab.pretext.pretext import Pretext, PretextOutput
-from visionlab.pretext.siamese import check_tile_size, encode_tiles, standardize
+from visionlab.pretext.tile_encoding import check_tile_size, encode_tiles, standardize
 from visionlab.seeding import derive_seed
 from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch

@@ -12,18 +12,19 @@ from visionlab.models.backbone import Backbone
 from visionlab.precision import full_precision, upcast
 from visionlab.pretext.heads import HiddenWidth, ProjectionWidth, dense_projection, queue_projection
 from visionlab.pretext.losses import Temperature, contrast_with_queue
-from visionlab.pretext.momentum import MomentumCopy, Queue
+from visionlab.pretext.memory_bank import Queue
 from visionlab.pretext.pretext import Pretext, PretextOutput
 from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
+from visionlab.train.momentum import MomentumCopy
 
 
 class MoCo(Pretext):
-    """Contrast a view with another view of its image, encoded by a slow copy of the network, and with a queue of keys.
+    """Contrast a view with another view of its image, encoded by a momentum encoder, and with a queue of keys.
 
     The queue gives as many negatives as a small batch cannot. The paper shuffles images between GPUs so that batch
-    normalization does not give the positive away; here the slow copy normalizes with averaged statistics, so that
-    nothing of the batch is in a key at all, on any number of processes.
+    normalization does not give the positive away; here the momentum encoder normalizes with averaged statistics, so
+    that nothing of the batch is in a key at all, on any number of processes.
 
     With ``dense``, every place of the last feature map also is contrasted with the place of the other view that looks
     most like it, which serves detectors better than pooled features alone (DenseCL).
@@ -32,7 +33,9 @@ class MoCo(Pretext):
         encoder: the backbone to train.
         views: what the two views show; version 1 has no blur.
         softmax: of the loss; the temperature of version 1 is 0.07.
-        momentum: the share of the slow copy's weights that stays at each step, in [0, 1].
+        momentum: the share of the momentum encoder's weights that stays at each step, in [0, 1].
+        final_momentum: the share at the end of training, to which ``momentum`` moves along half a cosine, 1 in version
+            3; by default it is constant.
         queue_size: how many keys are negatives; fewer than there are images, else an image meets itself.
         hidden: the projection's hidden layer; version 1 has none.
         projection: the projection.
@@ -40,8 +43,9 @@ class MoCo(Pretext):
         dense_weight: the share of the dense loss in the sum, in [0, 1].
 
     Source: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", 2020, arXiv:1911.05722;
-    Chen et al., "Improved Baselines with Momentum Contrastive Learning", 2020, arXiv:2003.04297; Wang et al., "Dense
-    Contrastive Learning for Self-Supervised Visual Pre-Training", 2021, arXiv:2011.09157.
+    Chen et al., "Improved Baselines with Momentum Contrastive Learning", 2020, arXiv:2003.04297; Chen et al., "An
+    Empirical Study of Training Self-Supervised Vision Transformers", 2021, arXiv:2104.02057, for the final momentum;
+    Wang et al., "Dense Contrastive Learning for Self-Supervised Visual Pre-Training", 2021, arXiv:2011.09157.
     """
 
     @flat_settings
@@ -52,6 +56,7 @@ class MoCo(Pretext):
         views: ViewSettings = ViewSettings(crop_scale=(0.2, 1.0), color_strength=0.5, grayscale=0.2, blur=0.5),
         softmax: Temperature = Temperature(temperature=0.2),
         momentum: float = 0.999,
+        final_momentum: float | None = None,
         queue_size: int = 65536,
         hidden: HiddenWidth,
         projection: ProjectionWidth,
@@ -73,7 +78,7 @@ class MoCo(Pretext):
                 raise ValueError("hidden_dim: expected a width with dense, got none")
             self.dense_projection = dense_projection(encoder.num_features, hidden_dim, projection_dim)
             self.dense_queue = Queue(queue_size, projection_dim)
-        self.momentum_copy = MomentumCopy(self._networks(), momentum)
+        self.momentum_copy = MomentumCopy(self._networks(), momentum, final_momentum)
 
     def forward(self, batch: ViewBatch) -> PretextOutput:
         places = self.encoder(self.encoder.normalize(batch.views[0]))[-1]
@@ -83,37 +88,36 @@ class MoCo(Pretext):
             key_places = self.momentum_copy[0](self.encoder.normalize(batch.views[1]))[-1]
             keys = F.normalize(upcast(self.momentum_copy[1](key_places.mean((2, 3)))))
         loss, accuracy = contrast_with_queue(queries, keys, self.queue.keys, self.temperature)
-        losses = {"contrast": (1 - self.dense_weight) * loss}
+        losses, metrics = {"contrast": (1 - self.dense_weight) * loss}, {"accuracy": accuracy}
         if self.dense_projection is not None:
-            losses["dense"] = self.dense_weight * self._dense_loss(places, key_places)
+            dense_loss, metrics["dense_accuracy"] = self._contrast_places(self.dense_projection, places, key_places)
+            losses["dense"] = self.dense_weight * dense_loss
         if self.training:
-            self.queue.put(keys)
-        return PretextOutput(losses, features, {"accuracy": accuracy}, projection=queries)
+            self.queue.enqueue(keys)
+        return PretextOutput(losses, features, metrics, projection=queries)
 
-    def after_step(self, step: int) -> None:
-        """Let the slow copy follow, and take the newest keys into the queues."""
-        self.momentum_copy.follow(self._networks())
-        self.queue.advance()
+    def after_step(self, step: int, steps: int) -> None:
+        """Update the momentum encoder, and take the newest keys into the queues."""
+        self.momentum_copy.update(self._networks(), step, steps)
+        self.queue.update()
         if self.dense_projection is not None:
-            self.dense_queue.advance()
+            self.dense_queue.update()
 
     def _networks(self) -> list[nn.Module]:
         dense = [] if self.dense_projection is None else [self.dense_projection]
         return [self.encoder, self.projection, *dense]
 
-    def _dense_loss(self, places: Tensor, key_places: Tensor) -> Tensor:
+    def _contrast_places(self, projection: nn.Module, places: Tensor, key_places: Tensor) -> tuple[Tensor, Tensor]:
         """Contrast ``(N, C, H, W)`` places with those of the other view, and queue the means of the latter's keys."""
-        assert self.dense_projection is not None
-        queries = self.dense_projection(places).flatten(2).transpose(1, 2)
+        queries = projection(places).flatten(2).transpose(1, 2)
         with torch.no_grad():
             keys = self.momentum_copy[2](key_places).flatten(2)
             if self.training:
-                self.dense_queue.put(F.normalize(upcast(keys.mean(2))))
+                self.dense_queue.enqueue(F.normalize(upcast(keys.mean(2))))
             matches = most_similar(places.flatten(2), key_places.flatten(2))
             keys = keys.gather(2, matches[:, None].expand(-1, keys.shape[1], -1)).transpose(1, 2)
-        return contrast_with_queue(queries.flatten(0, 1), keys.flatten(0, 1), self.dense_queue.keys, self.temperature)[
-            0
-        ]
+        queue = self.dense_queue.keys
+        return contrast_with_queue(queries.flatten(0, 1), keys.flatten(0, 1), queue, self.temperature)
 
 
 def most_similar(places: Tensor, others: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from visionlab.data.views import ViewSettings
 from visionlab.models.backbone import Backbone
 from visionlab.pretext.heads import HiddenWidth, projection_mlp
 from visionlab.pretext.pretext import Pretext, PretextOutput
-from visionlab.pretext.siamese import check_tile_size, encode_tiles
+from visionlab.pretext.tile_encoding import check_tile_size, encode_tiles
 from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
 

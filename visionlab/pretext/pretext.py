@@ -48,15 +48,21 @@ class Pretext(nn.Module, ABC):
     def forward(self, batch: ViewBatch) -> PretextOutput:
         """Return losses, embedding and metrics of a batch of views made by ``self.views``."""
 
-    def prepare(self, images: int) -> None:
-        """Make room for what is kept of each image; called once, before training. Most methods keep nothing.
+    def prepare(self, images: int, steps: int) -> None:
+        """Make ready for a training: for example make room for what is kept of each image. Most methods need nothing.
 
         Args:
             images: how many images there are; ``ViewBatch.ids`` are below it.
+            steps: updates in the whole training, of which some may be done already.
         """
 
-    def after_step(self, step: int) -> None:
-        """Update what gradients do not: momentum encoders, queues, memory banks. Most methods have none."""
+    def after_step(self, step: int, steps: int) -> None:
+        """Update what gradients do not: momentum encoders, queues, memory banks. Most methods have none.
+
+        Args:
+            step: the number of the update, from 0.
+            steps: updates in the whole training.
+        """
 
     def warnings(self, output: PretextOutput) -> list[str]:
         """Return what the method's own numbers say of a collapse, beside the meters that all methods share.

@@ -16,10 +16,10 @@ from visionlab.seeding import derive_seed
 class PriorMatching(nn.Module):
     """Makes codes look as if they were drawn evenly from the unit cube.
 
-    A discriminator learns to tell samples of the prior from codes, and the encoder to deceive it. Each has a loss of
-    its own that does not reach the other: the discriminator's sees the codes without their history, the encoder's goes
-    through a discriminator whose parameters are taken as constants. So both can be summed and need one backward pass
-    and one optimizer, with the gradients that two would give.
+    A discriminator learns to tell samples of the prior from codes, and the encoder to make codes that it takes for
+    samples. Each has a loss of its own that does not reach the other: the discriminator's sees detached codes, the
+    encoder's goes through a discriminator whose parameters are taken as constants. So both can be summed and need one
+    backward pass and one optimizer, with the gradients that two would give.
 
     Args:
         code_dim: width of the codes.
@@ -46,8 +46,8 @@ class PriorMatching(nn.Module):
         samples = uniform_samples(seeds, codes.shape[1]).to(points)
         real, fake = upcast(self.discriminator(samples)), upcast(self.discriminator(points.detach()))
         constants = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        deceiving = upcast(functional_call(self.discriminator, constants, (points,)))
-        return F.softplus(-deceiving).mean(), (F.softplus(-real) + F.softplus(fake)).mean()
+        frozen = upcast(functional_call(self.discriminator, constants, (points,)))
+        return F.softplus(-frozen).mean(), (F.softplus(-real) + F.softplus(fake)).mean()
 
 
 def uniform_samples(seeds: Sequence[int], dim: int) -> Tensor:

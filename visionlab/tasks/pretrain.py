@@ -33,8 +33,8 @@ class PretrainTask(Task):
         )
         return output.losses
 
-    def after_step(self, step: int) -> None:
-        self.pretext.after_step(step)
+    def after_step(self, step: int, steps: int) -> None:
+        self.pretext.after_step(step, steps)
 
     def meters(self) -> dict[str, float]:
         """Return the collapse meters and the method's own metrics of this process's last batch."""

@@ -167,7 +167,7 @@ def train(
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
-            task.after_step(step)
+            task.after_step(step, steps)
             if average:
                 average.update(step)
 

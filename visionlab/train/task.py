@@ -27,11 +27,14 @@ class Task(nn.Module, ABC):
             Scalar tensors by name, for example ``rpn/objectness``; the same names at every call and on every process.
         """
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, steps: int) -> None:
         """Do what belongs after a weight update, for example move a momentum encoder.
+
+        It may depend on these numbers and the module's state alone, so that an interrupted run goes on the same.
 
         Args:
             step: the number of the update, from 0.
+            steps: updates in the whole training.
         """
 
     def meters(self) -> dict[str, float]:
