@@ -26,10 +26,10 @@ Level choose() {
     if (wish == nullptr || *wish == '\0') return best();
     for (const Level level : {Level::scalar, Level::baseline, Level::avx2, Level::avx512}) {
         if (std::string(wish) != name(level)) continue;
-        if (level > best()) fail("VISIONLAB_SIMD=", wish, " is more than this CPU has, which is ", name(best()));
+        if (level > best()) fail("VISIONLAB_SIMD: expected at most ", name(best()), ", which this CPU has, got ", wish);
         return level;
     }
-    fail("VISIONLAB_SIMD must be scalar, baseline, avx2 or avx512, got ", wish);
+    fail("VISIONLAB_SIMD: expected scalar, baseline, avx2 or avx512, got ", wish);
 }
 
 }  // namespace

@@ -182,9 +182,9 @@ def test_a_gpu_that_the_library_was_not_compiled_for(
 @compiled
 def test_a_level_of_vectors_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch):
     def simd_level() -> str:
-        raise RuntimeError("VISIONLAB_SIMD=avx512 is more than this CPU has, which is avx2")
+        raise RuntimeError("VISIONLAB_SIMD: expected at most avx2, which this CPU has, got avx512")
 
     monkeypatch.setattr(torch.ops.visionlab, "simd_level", simd_level)
     text, healthy = doctor.examine()
     assert not healthy
-    assert problems_of(text) == ["VISIONLAB_SIMD=avx512 is more than this CPU has, which is avx2"]
+    assert problems_of(text) == ["VISIONLAB_SIMD: expected at most avx2, which this CPU has, got avx512"]

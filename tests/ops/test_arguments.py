@@ -29,13 +29,13 @@ def test_numpy_integers_are_sizes(name: str):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"output_size": 2.0}, "output_size must be one or two numbers of at least 1, got 2.0"),
-        ({"output_size": None}, "output_size must be one or two numbers of at least 1, got None"),
-        ({"output_size": "7"}, "output_size must be one or two numbers"),
-        ({"input": None}, "input must be a tensor, got NoneType"),
-        ({"boxes": None}, "boxes must be a tensor or a list of one for each image, got NoneType"),
-        ({"boxes": BOXES.numpy()}, "boxes must be a tensor or a list of one for each image, got ndarray"),
-        ({"spatial_scale": float("nan")}, "spatial_scale must be finite, got nan"),
+        ({"output_size": 2.0}, "output_size: expected one or two whole numbers of at least 1, got 2.0"),
+        ({"output_size": None}, "output_size: expected one or two whole numbers of at least 1, got None"),
+        ({"output_size": "7"}, "output_size: expected one or two whole numbers"),
+        ({"input": None}, "input: expected a tensor, got NoneType"),
+        ({"boxes": None}, "boxes: expected a tensor or a list of one for each image, got NoneType"),
+        ({"boxes": BOXES.numpy()}, "boxes: expected a tensor or a list of one for each image, got ndarray"),
+        ({"spatial_scale": float("nan")}, "spatial_scale: expected a finite number, got nan"),
     ],
 )
 def test_messages(name: str, wrong: dict, message: str):
@@ -83,5 +83,5 @@ def test_traced_without_gradients_and_trained_later():
 
 
 def test_vmap_over_nothing():
-    with pytest.raises(ValueError, match="vmap must run over at least one element, got none"):
+    with pytest.raises(ValueError, match="vmap: expected at least one element, got none"):
         torch.func.vmap(lambda input: ops.roi_align(input, BOXES, 2))(INPUT[None][:0])

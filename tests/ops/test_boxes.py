@@ -227,16 +227,22 @@ def test_exports():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.zeros(3, 5), torch.zeros(3, 4)), r"boxes1 must have shape \(\.\.\., N, 4\), got \(3, 5\)"),
-        ((torch.zeros(3, 4), torch.zeros(4)), r"boxes2 must have shape \(\.\.\., M, 4\), got \(4,\)"),
-        ((torch.zeros(3, 4), [[0, 0, 1, 1]]), "boxes2 must be a tensor of real numbers, got list"),
-        ((torch.zeros(3, 4).cfloat(), torch.zeros(3, 4)), "boxes1 must be a tensor of real numbers, got torch.complex"),
+        ((torch.zeros(3, 5), torch.zeros(3, 4)), r"boxes1: expected shape \(\.\.\., N, 4\), got \(3, 5\)"),
+        ((torch.zeros(3, 4), torch.zeros(4)), r"boxes2: expected shape \(\.\.\., M, 4\), got \(4,\)"),
+        ((torch.zeros(3, 4), [[0, 0, 1, 1]]), "boxes2: expected a tensor of real numbers, got list"),
+        (
+            (torch.zeros(3, 4).cfloat(), torch.zeros(3, 4)),
+            "boxes1: expected a tensor of real numbers, got torch.complex",
+        ),
         (
             (torch.zeros(3, 4), torch.zeros(3, 4, device="meta")),
-            "boxes2 must be on the device of boxes1, cpu, got meta",
+            "boxes2: expected the device of boxes1, cpu, got meta",
         ),
-        ((torch.zeros(2, 3, 4), torch.zeros(5, 3, 4)), r"leading dimensions .* must broadcast, got shapes \(2, 3, 4\)"),
-        ((torch.zeros(3, 4), torch.zeros(3, 4), "yxyx"), "box_iou: fmt must be one of xyxy, .*xyxyxyxy, got 'yxyx'"),
+        (
+            (torch.zeros(2, 3, 4), torch.zeros(5, 3, 4)),
+            r"boxes2: expected leading dimensions that broadcast .*got shape \(5, 3, 4\)",
+        ),
+        ((torch.zeros(3, 4), torch.zeros(3, 4), "yxyx"), "box_iou: fmt: expected one of xyxy, .*xyxyxyxy, got 'yxyx'"),
     ],
 )
 def test_messages(arguments: tuple, message: str):
@@ -245,7 +251,7 @@ def test_messages(arguments: tuple, message: str):
 
 
 def test_area_of_an_unknown_format():
-    with pytest.raises(ValueError, match="box_area: fmt must be one of xyxy, xywh, cxcywh, got 'cxcywhr'"):
+    with pytest.raises(ValueError, match="box_area: fmt: expected one of xyxy, xywh, cxcywh, got 'cxcywhr'"):
         box_area(torch.zeros(3, 5), "cxcywhr")
 
 

@@ -310,26 +310,26 @@ def test_memory_does_not_grow_with_the_map():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"input": torch.zeros(8, 6, 7)}, r"input must have shape \(N, C, H, W\), got \(8, 6, 7\)"),
-        ({"weight": torch.zeros(6, 4, 3)}, r"weight must have shape \(O, C / groups, .*got \(6, 4, 3\)"),
-        ({"weight": torch.zeros(6, 3, 3, 2)}, "weight must take a divisor of input's 8 channels, got 3"),
-        ({"weight": torch.zeros(5, 4, 3, 2)}, "weight must give a multiple of its 2 groups of channels, got 5"),
-        ({"weight": torch.zeros(6, 4, 0, 2)}, "weight must have at least one tap"),
-        ({"weight": torch.zeros(6, 4, 20, 2)}, r"input must be as large as the kernel reaches, got \(6, 7\)"),
-        ({"offset": torch.zeros(2, 23, 3, 9)}, "offset must have 12 planes for each of a divisor .*got 23"),
-        ({"offset": torch.zeros(2, 36, 3, 9)}, "offset must have 12 planes for each of a divisor .*got 36"),
-        ({"offset": torch.zeros(2, 0, 3, 9)}, "offset must have 12 planes for each of a divisor .*got 0"),
-        ({"offset": torch.zeros(2, 24, 3, 8)}, r"offset must have shape \(2, G \* 12, 3, 9\), got \(2, 24, 3, 8\)"),
-        ({"offset": torch.zeros(1, 24, 3, 9)}, r"offset must have shape \(2, G \* 12, 3, 9\), got \(1, 24, 3, 9\)"),
-        ({"mask": torch.zeros(2, 6, 3, 9)}, r"mask must have shape \(2, 12, 3, 9\), got \(2, 6, 3, 9\)"),
-        ({"bias": torch.zeros(5)}, r"bias must have shape \(6,\), got \(5,\)"),
-        ({"bias": torch.zeros(6).double()}, "bias must have the dtype of input, torch.float32, got torch.float64"),
-        ({"offset": torch.zeros(2, 24, 3, 9, device="meta")}, "offset must be on the device of input, cpu, got meta"),
-        ({"input": torch.zeros(2, 8, 6, 7).long()}, "input must be float16, .*got torch.int64"),
-        ({"mask": "none"}, "mask must be a tensor, got str"),
-        ({"stride": 0}, "stride must be one or two numbers of at least 1, got 0"),
-        ({"padding": (1, -1)}, r"padding must be one or two numbers of at least 0, got \(1, -1\)"),
-        ({"dilation": (1, 1, 1)}, r"dilation must be one or two numbers of at least 1, got \(1, 1, 1\)"),
+        ({"input": torch.zeros(8, 6, 7)}, r"input: expected shape \(N, C, H, W\), got \(8, 6, 7\)"),
+        ({"weight": torch.zeros(6, 4, 3)}, r"weight: expected shape \(O, C / groups, .*got \(6, 4, 3\)"),
+        ({"weight": torch.zeros(6, 3, 3, 2)}, "weight: expected a divisor of input's 8 channels .*got 3"),
+        ({"weight": torch.zeros(5, 4, 3, 2)}, "weight: expected a multiple of its 2 groups .*got 5"),
+        ({"weight": torch.zeros(6, 4, 0, 2)}, "weight: expected at least one tap"),
+        ({"weight": torch.zeros(6, 4, 20, 2)}, r"input: expected a map as large as the kernel reaches, got \(6, 7\)"),
+        ({"offset": torch.zeros(2, 23, 3, 9)}, "offset: expected 12 planes for each of a divisor .*got 23"),
+        ({"offset": torch.zeros(2, 36, 3, 9)}, "offset: expected 12 planes for each of a divisor .*got 36"),
+        ({"offset": torch.zeros(2, 0, 3, 9)}, "offset: expected 12 planes for each of a divisor .*got 0"),
+        ({"offset": torch.zeros(2, 24, 3, 8)}, r"offset: expected shape \(2, G \* 12, 3, 9\), got \(2, 24, 3, 8\)"),
+        ({"offset": torch.zeros(1, 24, 3, 9)}, r"offset: expected shape \(2, G \* 12, 3, 9\), got \(1, 24, 3, 9\)"),
+        ({"mask": torch.zeros(2, 6, 3, 9)}, r"mask: expected shape \(2, 12, 3, 9\), got \(2, 6, 3, 9\)"),
+        ({"bias": torch.zeros(5)}, r"bias: expected shape \(6,\), got \(5,\)"),
+        ({"bias": torch.zeros(6).double()}, "bias: expected the dtype of input, torch.float32, got torch.float64"),
+        ({"offset": torch.zeros(2, 24, 3, 9, device="meta")}, "offset: expected the device of input, cpu, got meta"),
+        ({"input": torch.zeros(2, 8, 6, 7).long()}, "input: expected float16, .*got torch.int64"),
+        ({"mask": "none"}, "mask: expected a tensor, got str"),
+        ({"stride": 0}, "stride: expected one or two whole numbers of at least 1, got 0"),
+        ({"padding": (1, -1)}, r"padding: expected one or two whole numbers of at least 0, got \(1, -1\)"),
+        ({"dilation": (1, 1, 1)}, r"dilation: expected one or two whole numbers of at least 1, got \(1, 1, 1\)"),
     ],
 )
 def test_messages(changes: dict, message: str):
@@ -354,5 +354,5 @@ def test_module_is_torchvisions():
         assert repr(ours) == repr(theirs)
         input, offset, *_, mask = make()
         torch.testing.assert_close(ours(input, offset, mask), theirs(input, offset, mask))
-    with pytest.raises(ValueError, match="DeformConv2d: out_channels must be a multiple of groups, 2, got 5"):
+    with pytest.raises(ValueError, match="DeformConv2d: out_channels: expected a multiple of groups, 2, got 5"):
         DeformConv2d(8, 5, 3, groups=2)

@@ -54,7 +54,7 @@ def test_every_parameter_learns():
 def test_says_what_it_is():
     text = "8, 6, kernel_size=(3, 3), stride=(1, 1), bias=False, offset_groups=2, modulated=True"
     assert DeformConv2dPack(8, 6, 3, bias=False, offset_groups=2, modulated=True).extra_repr() == text
-    with pytest.raises(ValueError, match="in_channels must be a multiple of offset_groups, 3, got 8"):
+    with pytest.raises(ValueError, match="in_channels: expected a multiple of offset_groups, 3, got 8"):
         DeformConv2dPack(8, 6, 3, offset_groups=3)
 
 

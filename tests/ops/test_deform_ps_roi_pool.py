@@ -153,10 +153,10 @@ def test_cells_that_no_sample_lies_on_do_not_matter():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ([0, torch.nan, 0, 1, 1], "boxes must be finite, got .* in box 2"),
-        ([0, 0, 0, torch.inf, 1], "boxes must be finite, got .* in box 2"),
-        ([2, 0, 0, 1, 1], r"image index of a box must be in \[0, 2\), got 2.* in box 2"),
-        ([-1, 0, 0, 1, 1], r"image index of a box must be in \[0, 2\), got -1.* in box 2"),
+        ([0, torch.nan, 0, 1, 1], "boxes: expected finite numbers, got .* in box 2"),
+        ([0, 0, 0, torch.inf, 1], "boxes: expected finite numbers, got .* in box 2"),
+        ([2, 0, 0, 1, 1], r"boxes: expected image indices in \[0, 2\), got 2.* in box 2"),
+        ([-1, 0, 0, 1, 1], r"boxes: expected image indices in \[0, 2\), got -1.* in box 2"),
     ],
 )
 def test_hostile_boxes(row: list[float], message: str, plain: bool):
@@ -175,17 +175,17 @@ def test_huge_boxes_are_empty():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"input": torch.zeros(3, 5, 5)}, r"input must have shape \(N, C, H, W\), got \(3, 5, 5\)"),
-        ({"input": torch.zeros(1, 7, 5, 5)}, r"input must have a multiple of 2 \* 2 channels, .* got 7"),
-        ({"boxes": torch.zeros(1, 4)}, r"boxes must have shape \(K, 5\), got \(1, 4\)"),
-        ({"offset": torch.zeros(1, 2, 3, 2)}, r"offset must have shape \(1, 2 \* classes, 2, 2\), got \(1, 2, 3, 2\)"),
-        ({"offset": torch.zeros(1, 3, 2, 2)}, r"offset must have 2 \* classes channels, .*2 output channels, got 3"),
-        ({"offset": torch.zeros(1, 6, 2, 2)}, r"offset must have 2 \* classes channels, .*2 output channels, got 6"),
-        ({"offset": torch.zeros(1, 2, 2, 2).half()}, "offset must have the dtype of input"),
-        ({"mask": torch.zeros(1, 1, 2, 3)}, r"mask must have shape \(1, 1, 2, 2\), got \(1, 1, 2, 3\)"),
-        ({"sample_per_part": 0}, "sample_per_part must be at least 1, got 0"),
-        ({"group_size": 0}, "group_size must be one or two numbers of at least 1, got 0"),
-        ({"part_size": (1, 2, 3)}, "part_size must be one or two numbers"),
+        ({"input": torch.zeros(3, 5, 5)}, r"input: expected shape \(N, C, H, W\), got \(3, 5, 5\)"),
+        ({"input": torch.zeros(1, 7, 5, 5)}, r"input: expected a multiple of 2 \* 2 channels, got shape .1, 7"),
+        ({"boxes": torch.zeros(1, 4)}, r"boxes: expected shape \(K, 5\), got \(1, 4\)"),
+        ({"offset": torch.zeros(1, 2, 3, 2)}, r"offset: expected shape \(1, 2 \* classes, 2, 2\), got \(1, 2, 3, 2\)"),
+        ({"offset": torch.zeros(1, 3, 2, 2)}, r"offset: expected 2 \* classes channels, .*2 output channels, got 3"),
+        ({"offset": torch.zeros(1, 6, 2, 2)}, r"offset: expected 2 \* classes channels, .*2 output channels, got 6"),
+        ({"offset": torch.zeros(1, 2, 2, 2).half()}, "offset: expected the dtype of input"),
+        ({"mask": torch.zeros(1, 1, 2, 3)}, r"mask: expected shape \(1, 1, 2, 2\), got \(1, 1, 2, 3\)"),
+        ({"sample_per_part": 0}, "sample_per_part: expected at least 1, got 0"),
+        ({"group_size": 0}, "group_size: expected one or two whole numbers of at least 1, got 0"),
+        ({"part_size": (1, 2, 3)}, "part_size: expected one or two whole numbers"),
     ],
 )
 def test_messages(changed, message: str):

@@ -133,11 +133,14 @@ def test_cells_that_no_sample_lies_on_do_not_matter():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ([0, torch.nan, 0, 1, 1], "boxes must be finite, got .* in box 2"),
-        ([0, 0, 0, torch.inf, 1], "boxes must be finite, got .* in box 2"),
-        ([2, 0, 0, 1, 1], r"image index of a box must be in \[0, 2\), got 2.* in box 2"),
-        ([-1, 0, 0, 1, 1], r"image index of a box must be in \[0, 2\), got -1.* in box 2"),
-        ([0, -1e30, 0, 1e30, 1], "box 2 .*clip boxes to the image or set sampling_ratio"),
+        ([0, torch.nan, 0, 1, 1], "boxes: expected finite numbers, got .* in box 2"),
+        ([0, 0, 0, torch.inf, 1], "boxes: expected finite numbers, got .* in box 2"),
+        ([2, 0, 0, 1, 1], r"boxes: expected image indices in \[0, 2\), got 2.* in box 2"),
+        ([-1, 0, 0, 1, 1], r"boxes: expected image indices in \[0, 2\), got -1.* in box 2"),
+        (
+            [0, -1e30, 0, 1e30, 1],
+            "boxes: expected at most 65536 samples .* in box 2; clip boxes to the image or set sampling_ratio",
+        ),
     ],
 )
 def test_hostile_boxes(row: list[float], message: str, plain: bool):
@@ -151,15 +154,15 @@ def test_hostile_boxes(row: list[float], message: str, plain: bool):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"input": torch.zeros(3, 5, 5)}, r"input must have shape \(N, C, H, W\), got \(3, 5, 5\)"),
-        ({"input": torch.zeros(1, 3, 0, 5)}, "input must have pixels to pool from"),
-        ({"boxes": torch.zeros(1, 4)}, r"boxes must have shape \(K, 5\), got \(1, 4\)"),
-        ({"boxes": [torch.zeros(1, 4)] * 2}, "one tensor per image, 1, got 2"),
-        ({"offset": torch.zeros(1, 3, 2, 2)}, r"offset must have shape \(1, 2, 2, 2\), got \(1, 3, 2, 2\)"),
-        ({"offset": torch.zeros(1, 2, 2, 2).double()}, "offset must have the dtype of input"),
-        ({"offset": torch.zeros(1, 2, 2, 2, device="meta")}, "offset must be on the device of input, cpu, got meta"),
-        ({"mask": torch.zeros(1, 2, 2, 2)}, r"mask must have shape \(1, 1, 2, 2\), got \(1, 2, 2, 2\)"),
-        ({"output_size": 0}, "output_size must be one or two numbers of at least 1, got 0"),
+        ({"input": torch.zeros(3, 5, 5)}, r"input: expected shape \(N, C, H, W\), got \(3, 5, 5\)"),
+        ({"input": torch.zeros(1, 3, 0, 5)}, "input: expected pixels to pool from"),
+        ({"boxes": torch.zeros(1, 4)}, r"boxes: expected shape \(K, 5\), got \(1, 4\)"),
+        ({"boxes": [torch.zeros(1, 4)] * 2}, "a list of one tensor for each of 1 images, got 2"),
+        ({"offset": torch.zeros(1, 3, 2, 2)}, r"offset: expected shape \(1, 2, 2, 2\), got \(1, 3, 2, 2\)"),
+        ({"offset": torch.zeros(1, 2, 2, 2).double()}, "offset: expected the dtype of input"),
+        ({"offset": torch.zeros(1, 2, 2, 2, device="meta")}, "offset: expected the device of input, cpu, got meta"),
+        ({"mask": torch.zeros(1, 2, 2, 2)}, r"mask: expected shape \(1, 1, 2, 2\), got \(1, 2, 2, 2\)"),
+        ({"output_size": 0}, "output_size: expected one or two whole numbers of at least 1, got 0"),
     ],
 )
 def test_messages(changed, message: str):

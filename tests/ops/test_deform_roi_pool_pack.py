@@ -49,5 +49,5 @@ def test_no_boxes_and_repr_and_messages():
     assert pack(torch.zeros(1, 16, 5, 5), torch.zeros(0, 5)).shape == (0, 4, 2, 2)
     assert "gamma=0.1, modulated=True" in repr(pack)
     assert "gamma=0.1, modulated=False" in repr(DeformRoIPoolPack(3))
-    with pytest.raises(ValueError, match="DeformPSRoIPoolPack: classes must divide the channels, 4, got 3"):
+    with pytest.raises(ValueError, match="DeformPSRoIPoolPack: classes: expected a divisor of the channels, 4, got 3"):
         DeformPSRoIPoolPack(4, classes=3)

@@ -95,4 +95,6 @@ for name in {OPERATORS}: print(getattr(torch.ops.visionlab, name).default._schem
 @pytest.mark.skipif(not _native.cpu_library().loaded, reason="installed without the compiled operators")
 def test_a_level_that_does_not_exist_is_refused():
     code = "import torch, visionlab.ops; torch.ops.visionlab.simd_level()"
-    assert "VISIONLAB_SIMD must be scalar, baseline, avx2 or avx512, got mmx" in run(code, VISIONLAB_SIMD="mmx").stderr
+    assert (
+        "VISIONLAB_SIMD: expected scalar, baseline, avx2 or avx512, got mmx" in run(code, VISIONLAB_SIMD="mmx").stderr
+    )

@@ -128,13 +128,13 @@ def test_maps_without_boxes_have_a_gradient_of_zero():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"features": []}, "features must be 1 to 8 maps, and scales as many numbers, got 0 and 3"),
-        ({"scales": [1.0]}, "features must be 1 to 8 maps, and scales as many numbers, got 3 and 1"),
-        ({"scales": [1.0, 0.5, 0.0]}, "scales must be positive and fall from map to map, got"),
-        ({"scales": [0.25, 0.5, 1.0]}, "scales must be positive and fall from map to map, got"),
-        ({"boxes": torch.zeros(2, 4)}, r"boxes must have shape \(K, 5\), got \(2, 4\)"),
-        ({"boxes": [torch.zeros(2, 4)]}, "one tensor per image, 2, got 1"),
-        ({"output_size": 0}, "output_size must be .* at least 1, got 0"),
+        ({"features": []}, "features: expected 1 to 8 maps, and scales as many numbers, got 0 and 3"),
+        ({"scales": [1.0]}, "features: expected 1 to 8 maps, and scales as many numbers, got 3 and 1"),
+        ({"scales": [1.0, 0.5, 0.0]}, "scales: expected positive numbers that fall from map to map, got"),
+        ({"scales": [0.25, 0.5, 1.0]}, "scales: expected positive numbers that fall from map to map, got"),
+        ({"boxes": torch.zeros(2, 4)}, r"boxes: expected shape \(K, 5\), got \(2, 4\)"),
+        ({"boxes": [torch.zeros(2, 4)]}, "a list of one tensor for each of 2 images, got 1"),
+        ({"output_size": 0}, "output_size: expected .* at least 1, got 0"),
     ],
 )
 def test_messages(change: dict, message: str):
@@ -146,9 +146,9 @@ def test_messages(change: dict, message: str):
 def test_maps_that_do_not_fit_each_other():
     features = make_features()
     for other, message in (
-        (torch.zeros(2, 4, 3, 3), r"features\[2\] must have shape \(2, 3, H, W\), got \(2, 4, 3, 3\)"),
-        (torch.zeros(2, 3, 0, 3), r"features\[2\] must have pixels"),
-        (torch.zeros(2, 3, 3, 3).double(), r"features\[2\] must have the dtype of features\[0\]"),
+        (torch.zeros(2, 4, 3, 3), r"features\[2\]: expected shape \(2, 3, H, W\), got \(2, 4, 3, 3\)"),
+        (torch.zeros(2, 3, 0, 3), r"features\[2\]: expected pixels"),
+        (torch.zeros(2, 3, 3, 3).double(), r"features\[2\]: expected the dtype of features\[0\]"),
     ):
         with pytest.raises(ValueError, match=message):
             pool([*features[:2], other], make_boxes(2))
@@ -157,8 +157,8 @@ def test_maps_that_do_not_fit_each_other():
 def test_hostile_boxes():
     boxes = make_boxes(3)
     boxes[1, 2] = torch.nan
-    with pytest.raises(RuntimeError, match=r"boxes must be finite, got .* in box 1"):
+    with pytest.raises(RuntimeError, match=r"boxes: expected finite numbers, got .* in box 1"):
         pool(make_features(), boxes)
     levels = torch.tensor([0, 1, 7])
-    with pytest.raises(RuntimeError, match=r"level of a box must be in \[0, 3\), got 7 for box 2"):
+    with pytest.raises(RuntimeError, match=r"levels: expected levels in \[0, 3\), got 7 in box 2"):
         torch.ops.visionlab.multi_scale_roi_align(make_features(), make_boxes(3), levels, 2, 2, SCALES, 2, True)

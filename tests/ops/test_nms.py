@@ -118,27 +118,27 @@ def test_refuses_boxes_that_are_not_finite(op, value: float):
     boxes, scores = make_boxes(20, seed=1)
     boxes[7, 2] = value
     arguments = (boxes, scores, 0.5) if op is nms else (boxes, scores, None, 0.5)
-    with pytest.raises(RuntimeError, match=r"boxes must be finite, got .* in box 7"):
+    with pytest.raises(RuntimeError, match=r"boxes: expected finite numbers, got .* in box 7"):
         op(*arguments)
 
 
 def test_refuses_nan_scores():
     boxes, scores = make_boxes(20, seed=1)
     scores[3] = torch.nan
-    with pytest.raises(RuntimeError, match="scores must not be NaN, got one for box 3"):
+    with pytest.raises(RuntimeError, match="scores: expected no NaN, got one in box 3"):
         nms(boxes, scores, 0.5)
 
 
 @pytest.mark.parametrize(
     ("boxes", "scores", "message"),
     [
-        (torch.zeros(3, 5), torch.zeros(3), r"nms: boxes must have shape \(N, 4\), got \(3, 5\)"),
-        (torch.zeros(12), torch.zeros(3), r"nms: boxes must have shape \(N, 4\), got \(12,\)"),
-        (torch.zeros(3, 4), torch.zeros(4), r"nms: scores must have shape \(3,\), got \(4,\)"),
-        (torch.zeros(3, 4, dtype=torch.int64), torch.zeros(3), "nms: boxes must be float.*got torch.int64"),
-        (torch.zeros(3, 4), torch.zeros(3).double(), "nms: scores must have the dtype of boxes.*got torch.float64"),
-        (torch.zeros(3, 4), torch.zeros(3, device="meta"), "nms: scores must be on the device of boxes, cpu, got meta"),
-        ([[0, 0, 1, 1]], torch.zeros(1), "nms: boxes must be a tensor, got list"),
+        (torch.zeros(3, 5), torch.zeros(3), r"nms: boxes: expected shape \(N, 4\), got \(3, 5\)"),
+        (torch.zeros(12), torch.zeros(3), r"nms: boxes: expected shape \(N, 4\), got \(12,\)"),
+        (torch.zeros(3, 4), torch.zeros(4), r"nms: scores: expected shape \(3,\), got \(4,\)"),
+        (torch.zeros(3, 4, dtype=torch.int64), torch.zeros(3), "nms: boxes: expected float.*got torch.int64"),
+        (torch.zeros(3, 4), torch.zeros(3).double(), "nms: scores: expected the dtype of boxes.*got torch.float64"),
+        (torch.zeros(3, 4), torch.zeros(3, device="meta"), "nms: scores: expected the device of boxes, cpu, got meta"),
+        ([[0, 0, 1, 1]], torch.zeros(1), "nms: boxes: expected a tensor, got list"),
     ],
 )
 def test_messages(boxes, scores, message: str):
@@ -147,9 +147,9 @@ def test_messages(boxes, scores, message: str):
 
 
 def test_batched_messages():
-    with pytest.raises(ValueError, match="idxs must be a tensor of whole numbers, got list"):
+    with pytest.raises(ValueError, match="idxs: expected a tensor of whole numbers, got list"):
         batched_nms(torch.zeros(3, 4), torch.zeros(3), [0, 0, 1], 0.5)
-    with pytest.raises(ValueError, match=r"idxs must have shape \(3,\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"idxs: expected shape \(3,\), got \(2,\)"):
         batched_nms(torch.zeros(3, 4), torch.zeros(3), torch.zeros(2, dtype=torch.int64), 0.5)
 
 
@@ -195,11 +195,11 @@ def test_padded_is_the_head_of_nms(count: int, max_output: int):
 
 
 def test_padded_messages():
-    with pytest.raises(ValueError, match="nms_padded: max_output must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="nms_padded: max_output: expected at least 0, got -1"):
         nms_padded(torch.zeros(3, 4), torch.zeros(3), 0.5, -1)
-    with pytest.raises(ValueError, match=r"nms_padded: boxes must have shape \(N, 4\), got \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"nms_padded: boxes: expected shape \(N, 4\), got \(3, 5\)"):
         nms_padded(torch.zeros(3, 5), torch.zeros(3), 0.5, 2)
-    with pytest.raises(RuntimeError, match="boxes must be finite"):
+    with pytest.raises(RuntimeError, match="boxes: expected finite numbers"):
         nms_padded(torch.full((3, 4), torch.nan), torch.zeros(3), 0.5, 2)
 
 

@@ -108,10 +108,10 @@ def test_what_no_bin_reads_does_not_matter():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ([0, torch.nan, 0, 1, 1], "boxes must be finite, got .* in box 2"),
-        ([0, 0, 0, torch.inf, 1], "boxes must be finite, got .* in box 2"),
-        ([2, 0, 0, 1, 1], r"image index of a box must be in \[0, 2\), got 2.* in box 2"),
-        ([-1, 0, 0, 1, 1], r"image index of a box must be in \[0, 2\), got -1.* in box 2"),
+        ([0, torch.nan, 0, 1, 1], "boxes: expected finite numbers, got .* in box 2"),
+        ([0, 0, 0, torch.inf, 1], "boxes: expected finite numbers, got .* in box 2"),
+        ([2, 0, 0, 1, 1], r"boxes: expected image indices in \[0, 2\), got 2.* in box 2"),
+        ([-1, 0, 0, 1, 1], r"boxes: expected image indices in \[0, 2\), got -1.* in box 2"),
     ],
 )
 def test_hostile_boxes(row: list[float], message: str, plain: bool):
@@ -125,11 +125,11 @@ def test_hostile_boxes(row: list[float], message: str, plain: bool):
 @pytest.mark.parametrize(
     ("input", "boxes", "size", "message"),
     [
-        (torch.zeros(4, 5, 5), torch.zeros(1, 5), 2, r"input must have shape \(N, C, H, W\), got \(4, 5, 5\)"),
-        (torch.zeros(1, 4, 5, 5), torch.zeros(1, 4), 2, r"boxes must have shape \(K, 5\).*got \(1, 4\)"),
-        (torch.zeros(1, 4, 5, 5), torch.zeros(1, 5), 0, "output_size must be .* at least 1, got 0"),
+        (torch.zeros(4, 5, 5), torch.zeros(1, 5), 2, r"input: expected shape \(N, C, H, W\), got \(4, 5, 5\)"),
+        (torch.zeros(1, 4, 5, 5), torch.zeros(1, 4), 2, r"boxes: expected shape \(K, 5\).*got \(1, 4\)"),
+        (torch.zeros(1, 4, 5, 5), torch.zeros(1, 5), 0, "output_size: expected .* at least 1, got 0"),
         (torch.zeros(1, 6, 5, 5), torch.zeros(1, 5), 2, r"a multiple of 2 \* 2 channels, got shape \(1, 6, 5, 5\)"),
-        (torch.zeros(1, 4, 0, 5), torch.zeros(1, 5), 2, "input must have pixels to pool from"),
+        (torch.zeros(1, 4, 0, 5), torch.zeros(1, 5), 2, "input: expected pixels to pool from"),
     ],
 )
 def test_messages(input, boxes, size, message: str):

@@ -186,10 +186,10 @@ def test_empty(channels_last: bool):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ([0, torch.nan, 0, 1, 1], "boxes must be finite, got .* in box 2"),
-        ([0, 0, 0, torch.inf, 1], "boxes must be finite, got .* in box 2"),
-        ([2, 0, 0, 1, 1], r"image index of a box must be in \[0, 2\), got 2.* in box 2"),
-        ([-1, 0, 0, 1, 1], r"image index of a box must be in \[0, 2\), got -1.* in box 2"),
+        ([0, torch.nan, 0, 1, 1], "boxes: expected finite numbers, got .* in box 2"),
+        ([0, 0, 0, torch.inf, 1], "boxes: expected finite numbers, got .* in box 2"),
+        ([2, 0, 0, 1, 1], r"boxes: expected image indices in \[0, 2\), got 2.* in box 2"),
+        ([-1, 0, 0, 1, 1], r"boxes: expected image indices in \[0, 2\), got -1.* in box 2"),
         ([0, -1e30, 0, 1e30, 1], "clip boxes to the image or set sampling_ratio"),
     ],
 )
@@ -209,26 +209,26 @@ def test_huge_boxes_with_fixed_samples_are_zero_outside():
 @pytest.mark.parametrize(
     ("input", "boxes", "size", "message"),
     [
-        (torch.zeros(3, 5, 5), torch.zeros(1, 5), 2, r"input must have shape \(N, C, H, W\), got \(3, 5, 5\)"),
-        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 4), 2, r"boxes must have shape \(K, 5\).*got \(1, 4\)"),
-        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 5), 0, "output_size must be .* at least 1, got 0"),
-        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 5), (1, 2, 3), "output_size must be .*got"),
+        (torch.zeros(3, 5, 5), torch.zeros(1, 5), 2, r"input: expected shape \(N, C, H, W\), got \(3, 5, 5\)"),
+        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 4), 2, r"boxes: expected shape \(K, 5\).*got \(1, 4\)"),
+        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 5), 0, "output_size: expected .* at least 1, got 0"),
+        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 5), (1, 2, 3), "output_size: expected .*got"),
         (
             torch.zeros(1, 3, 5, 5),
             torch.zeros(1, 5).double(),
             2,
-            "boxes must have the dtype of input, torch.float32, got",
+            "boxes: expected the dtype of input, torch.float32, got",
         ),
         (
             torch.zeros(1, 3, 5, 5),
             torch.zeros(1, 5, device="meta"),
             2,
-            "boxes must be on the device of input, cpu, got",
+            "boxes: expected the device of input, cpu, got",
         ),
-        (torch.zeros(1, 3, 5, 5).long(), torch.zeros(1, 5), 2, "input must be float16, .*got torch.int64"),
-        (torch.zeros(2, 3, 5, 5), [torch.zeros(1, 4)], 2, "one tensor per image, 2, got 1"),
-        (torch.zeros(1, 3, 5, 5), [torch.zeros(1, 5)], 2, r"boxes\[0\] must have shape \(L, 4\), got \(1, 5\)"),
-        (torch.zeros(1, 3, 0, 5), torch.zeros(1, 5), 2, "input must have pixels to pool from"),
+        (torch.zeros(1, 3, 5, 5).long(), torch.zeros(1, 5), 2, "input: expected float16, .*got torch.int64"),
+        (torch.zeros(2, 3, 5, 5), [torch.zeros(1, 4)], 2, "a list of one tensor for each of 2 images, got 1"),
+        (torch.zeros(1, 3, 5, 5), [torch.zeros(1, 5)], 2, r"boxes\[0\]: expected shape \(L, 4\), got \(1, 5\)"),
+        (torch.zeros(1, 3, 0, 5), torch.zeros(1, 5), 2, "input: expected pixels to pool from"),
     ],
 )
 def test_messages(input, boxes, size, message: str):

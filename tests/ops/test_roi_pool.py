@@ -119,10 +119,10 @@ def test_lists_and_modules_as_torchvision():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ([0, torch.nan, 0, 1, 1], "roi_pool: boxes must be finite, got .* in box 2"),
-        ([0, 0, 0, torch.inf, 1], "roi_pool: boxes must be finite, got .* in box 2"),
-        ([2, 0, 0, 1, 1], r"image index of a box must be in \[0, 2\), got 2.* in box 2"),
-        ([-1, 0, 0, 1, 1], r"image index of a box must be in \[0, 2\), got -1.* in box 2"),
+        ([0, torch.nan, 0, 1, 1], "roi_pool: boxes: expected finite numbers, got .* in box 2"),
+        ([0, 0, 0, torch.inf, 1], "roi_pool: boxes: expected finite numbers, got .* in box 2"),
+        ([2, 0, 0, 1, 1], r"boxes: expected image indices in \[0, 2\), got 2.* in box 2"),
+        ([-1, 0, 0, 1, 1], r"boxes: expected image indices in \[0, 2\), got -1.* in box 2"),
     ],
 )
 def test_hostile_boxes(row: list[float], message: str, plain: bool):
@@ -155,11 +155,11 @@ def test_argmax_outside_the_map_is_ignored():
 @pytest.mark.parametrize(
     ("input", "boxes", "size", "message"),
     [
-        (torch.zeros(3, 5, 5), torch.zeros(1, 5), 2, r"input must have shape \(N, C, H, W\), got \(3, 5, 5\)"),
-        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 4), 2, r"boxes must have shape \(K, 5\).*got \(1, 4\)"),
-        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 5), 0, "output_size must be .* at least 1, got 0"),
-        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 5).double(), 2, "boxes must have the dtype of input"),
-        (torch.zeros(2, 3, 5, 5), [torch.zeros(1, 4)], 2, "one tensor per image, 2, got 1"),
+        (torch.zeros(3, 5, 5), torch.zeros(1, 5), 2, r"input: expected shape \(N, C, H, W\), got \(3, 5, 5\)"),
+        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 4), 2, r"boxes: expected shape \(K, 5\).*got \(1, 4\)"),
+        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 5), 0, "output_size: expected .* at least 1, got 0"),
+        (torch.zeros(1, 3, 5, 5), torch.zeros(1, 5).double(), 2, "boxes: expected the dtype of input"),
+        (torch.zeros(2, 3, 5, 5), [torch.zeros(1, 4)], 2, "a list of one tensor for each of 2 images, got 1"),
     ],
 )
 def test_messages(input, boxes, size, message: str):

@@ -193,25 +193,25 @@ def test_refuses_what_is_not_finite(plain: bool, value: float):
     boxes, scores = make_boxes(20, 1)
     bad = boxes.clone()
     bad[7, 2] = value
-    with pytest.raises(RuntimeError, match=r"soft_nms: boxes must be finite, got .* box 7"):
+    with pytest.raises(RuntimeError, match=r"soft_nms: boxes: expected finite numbers, got .* box 7"):
         call(bad, scores)
     scores[3] = value
-    with pytest.raises(RuntimeError, match=r"soft_nms: scores must be finite, got .* for box 3"):
+    with pytest.raises(RuntimeError, match=r"soft_nms: scores: expected finite numbers, got .* in box 3"):
         call(boxes, scores)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.zeros(3, 5), torch.zeros(3)), r"soft_nms: boxes must have shape \(N, 4\), got \(3, 5\)"),
-        ((torch.zeros(3, 4), torch.zeros(4)), r"soft_nms: scores must have shape \(3,\), got \(4,\)"),
-        ((torch.zeros(3, 4).int(), torch.zeros(3)), "soft_nms: boxes must be float.*got torch.int32"),
-        ((torch.zeros(3, 4), torch.zeros(3).double()), "scores must have the dtype of boxes.*got torch.float64"),
-        ((torch.zeros(3, 4), torch.zeros(3), 0.3, 0.0), "sigma must be a number above 0, got 0.0"),
-        ((torch.zeros(3, 4), torch.zeros(3), 0.3, math.nan), "sigma must be a number above 0, got nan"),
+        ((torch.zeros(3, 5), torch.zeros(3)), r"soft_nms: boxes: expected shape \(N, 4\), got \(3, 5\)"),
+        ((torch.zeros(3, 4), torch.zeros(4)), r"soft_nms: scores: expected shape \(3,\), got \(4,\)"),
+        ((torch.zeros(3, 4).int(), torch.zeros(3)), "soft_nms: boxes: expected float.*got torch.int32"),
+        ((torch.zeros(3, 4), torch.zeros(3).double()), "scores: expected the dtype of boxes.*got torch.float64"),
+        ((torch.zeros(3, 4), torch.zeros(3), 0.3, 0.0), "sigma: expected a number above 0, got 0.0"),
+        ((torch.zeros(3, 4), torch.zeros(3), 0.3, math.nan), "sigma: expected a number above 0, got nan"),
         (
             (torch.zeros(3, 4), torch.zeros(3), 0.3, 0.5, 0.1, "hard"),
-            "method must be one of linear, gaussian, got 'hard'",
+            "method: expected one of linear, gaussian, got 'hard'",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visionlab.ops.checks import refuse
 from visionlab.ops.delegate import torchvision_name
 from visionlab.ops.reference import boxes as reference
 from visionlab.ops.register import differentiable, once_differentiable, operator
@@ -68,7 +69,7 @@ def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
 def _format(op: str, fmt: str, more: tuple[str, ...] = ()) -> int:
     if fmt not in reference.FORMATS:
         known = ", ".join((*reference.FORMATS, *more))
-        raise ValueError(f"{op}: fmt must be one of {known}, got {fmt!r}")
+        refuse(op, "fmt", f"one of {known}", repr(fmt))
     return reference.FORMATS.index(fmt)
 
 
@@ -111,21 +112,19 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     for name, letter, boxes in (("boxes1", "N", boxes1), ("boxes2", "M", boxes2)):
         if not isinstance(boxes, Tensor) or boxes.is_complex() or boxes.dtype == torch.bool:
             got = boxes.dtype if isinstance(boxes, Tensor) else type(boxes).__name__
-            raise ValueError(f"box_iou: {name} must be a tensor of real numbers, got {got}")
+            refuse("box_iou", name, "a tensor of real numbers", got)
         if boxes.dim() < 2 or boxes.shape[-1] != 4:
-            raise ValueError(f"box_iou: {name} must have shape (..., {letter}, 4), got {tuple(boxes.shape)}")
+            refuse("box_iou", name, f"shape (..., {letter}, 4)", tuple(boxes.shape))
     if boxes1.device != boxes2.device:
-        raise ValueError(f"box_iou: boxes2 must be on the device of boxes1, {boxes1.device}, got {boxes2.device}")
+        refuse("box_iou", "boxes2", f"the device of boxes1, {boxes1.device}", boxes2.device)
     if not (boxes1.is_floating_point() and boxes2.is_floating_point()):
         return reference.box_iou(boxes1, boxes2, format)
     dtype = torch.promote_types(torch.promote_types(boxes1.dtype, boxes2.dtype), torch.float32)
     try:
         batch = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
-    except RuntimeError as error:
-        shapes = f"{tuple(boxes1.shape)} and {tuple(boxes2.shape)}"
-        raise ValueError(
-            f"box_iou: the leading dimensions of boxes1 and boxes2 must broadcast, got shapes {shapes}"
-        ) from error
+    except RuntimeError:
+        leading = f"leading dimensions that broadcast with those of boxes1, {tuple(boxes1.shape)}"
+        refuse("box_iou", "boxes2", leading, f"shape {tuple(boxes2.shape)}")
     rows, columns = boxes1.shape[-2], boxes2.shape[-2]
     boxes1 = boxes1.to(dtype).expand(*batch, rows, 4).reshape(math.prod(batch), rows, 4)
     boxes2 = boxes2.to(dtype).expand(*batch, columns, 4).reshape(math.prod(batch), columns, 4)

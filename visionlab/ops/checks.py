@@ -1,19 +1,23 @@
-"""What the operators ask of their arguments, and the messages when they do not get it."""
+"""What operators ask of their arguments, and what they say otherwise: ``operator: argument: expected …, got …``."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.register import COMPILED_FOR_CUDA
+from visionlab.ops.formats import geometry
 
-_HALF = (torch.float16, torch.bfloat16)
-_FLOATS = (torch.float32, torch.float64, *_HALF)
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def refuse(op: str, name: str, expected: str, got: Any) -> NoReturn:
+    """Raise the ValueError of an operator that did not get what it asks of an argument."""
+    raise ValueError(f"{op}: {name}: expected {expected}, got {got}")
 
 
 def check_floating(op: str, **tensors: Tensor) -> None:
@@ -21,19 +25,15 @@ def check_floating(op: str, **tensors: Tensor) -> None:
     names = list(tensors)
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
-            raise ValueError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
+            refuse(op, name, "a tensor", type(tensor).__name__)
         if tensor.dtype not in _FLOATS:
-            raise ValueError(f"{op}: {name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+            refuse(op, name, "float16, bfloat16, float32 or float64", tensor.dtype)
     first = tensors[names[0]]
     for name in names[1:]:
         if tensors[name].device != first.device:
-            raise ValueError(
-                f"{op}: {name} must be on the device of {names[0]}, {first.device}, got {tensors[name].device}"
-            )
+            refuse(op, name, f"the device of {names[0]}, {first.device}", tensors[name].device)
         if tensors[name].dtype != first.dtype and not torch.is_autocast_enabled(first.device.type):
-            raise ValueError(
-                f"{op}: {name} must have the dtype of {names[0]}, {first.dtype}, got {tensors[name].dtype}"
-            )
+            refuse(op, name, f"the dtype of {names[0]}, {first.dtype}", tensors[name].dtype)
 
 
 def check_shape(op: str, name: str, tensor: Tensor, *sizes: int | str) -> None:
@@ -46,7 +46,7 @@ def check_shape(op: str, name: str, tensor: Tensor, *sizes: int | str) -> None:
         sizes: the size of each dimension; a letter stands for any size.
     """
     if not isinstance(tensor, Tensor):
-        raise ValueError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
+        refuse(op, name, "a tensor", type(tensor).__name__)
     shape = tensor.shape
     if len(shape) == len(sizes):
         for got, size in zip(shape, sizes, strict=True):
@@ -55,22 +55,7 @@ def check_shape(op: str, name: str, tensor: Tensor, *sizes: int | str) -> None:
         else:
             return
     expected = ", ".join(str(size) for size in sizes) + ("," if len(sizes) == 1 else "")
-    raise ValueError(f"{op}: {name} must have shape ({expected}), got {tuple(shape)}")
-
-
-def widen(tensor: Tensor) -> Tensor:
-    """Return a half precision tensor as float32 unless its device has kernels for it, any other as it is."""
-    return tensor.float() if tensor.dtype in _HALF and not (COMPILED_FOR_CUDA and tensor.is_cuda) else tensor
-
-
-def geometry(tensor: Tensor, input: Tensor) -> Tensor:
-    """Return boxes or offsets in the precision that they are computed in: float64 beside float64, else float32."""
-    return cast(tensor, torch.float64 if input.dtype == torch.float64 else torch.float32)
-
-
-def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor in a dtype. On tiny inputs even a call that changes nothing takes a good share of the time."""
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+    refuse(op, name, f"shape ({expected})", tuple(shape))
 
 
 def pair(op: str, name: str, value: int | Sequence[int], least: int = 1) -> tuple[int, int]:
@@ -85,7 +70,7 @@ def pair(op: str, name: str, value: int | Sequence[int], least: int = 1) -> tupl
     sizes = (value, value) if isinstance(value, (int, torch.SymInt)) else _whole_numbers(value)
     sizes = sizes * 2 if len(sizes) == 1 else sizes
     if len(sizes) != 2 or not (sizes[0] >= least and sizes[1] >= least):
-        raise ValueError(f"{op}: {name} must be one or two numbers of at least {least}, got {value}")
+        refuse(op, name, f"one or two whole numbers of at least {least}", value)
     return sizes[0], sizes[1]
 
 
@@ -100,7 +85,7 @@ def _whole_numbers(value: Any) -> tuple[Any, ...]:
 def check_scale(op: str, spatial_scale: float) -> None:
     """Refuse a scale that is not finite."""
     if not -math.inf < spatial_scale < math.inf:  # a compiler's symbol has no math.isfinite
-        raise ValueError(f"{op}: spatial_scale must be finite, got {spatial_scale}")
+        refuse(op, "spatial_scale", "a finite number", spatial_scale)
 
 
 def with_image_index(op: str, boxes: Tensor | Sequence[Tensor], input: Tensor) -> Tensor:
@@ -116,9 +101,9 @@ def with_image_index(op: str, boxes: Tensor | Sequence[Tensor], input: Tensor) -
         check_shape(op, "boxes", boxes, "K", 5)
         return boxes
     if not isinstance(boxes, Sequence):
-        raise ValueError(f"{op}: boxes must be a tensor or a list of one for each image, got {type(boxes).__name__}")
+        refuse(op, "boxes", "a tensor or a list of one for each image", type(boxes).__name__)
     if len(boxes) != input.shape[0]:
-        raise ValueError(f"{op}: a list of boxes must have one tensor per image, {input.shape[0]}, got {len(boxes)}")
+        refuse(op, "boxes", f"a list of one tensor for each of {input.shape[0]} images", len(boxes))
     for i, of_image in enumerate(boxes):
         check_floating(op, **{"input": input, f"boxes[{i}]": of_image})
         check_shape(op, f"boxes[{i}]", of_image, "L", 4)
@@ -127,3 +112,15 @@ def with_image_index(op: str, boxes: Tensor | Sequence[Tensor], input: Tensor) -
     # Half precision could not tell the index of image 257 from that of 256.
     exact = [geometry(of_image, input) for of_image in boxes]
     return torch.cat([nn.functional.pad(of_image, (1, 0), value=i) for i, of_image in enumerate(exact)])
+
+
+def check_pixels(op: str, name: str, map: Tensor, boxes: Tensor) -> None:
+    """Refuse a map without pixels, unless there are no boxes to pool from it."""
+    if 0 in map.shape[2:] and boxes.shape[0]:
+        refuse(op, name, "pixels to pool from", f"shape {tuple(map.shape)}")
+
+
+def check_channels(op: str, input: Tensor, height: int, width: int) -> None:
+    """Refuse a map whose channels do not come in groups of ``height * width``."""
+    if input.shape[1] % (height * width):
+        refuse(op, "input", f"a multiple of {height} * {width} channels", f"shape {tuple(input.shape)}")

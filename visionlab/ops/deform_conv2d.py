@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import cast, check_floating, check_shape, geometry, pair, widen
+from visionlab.ops.checks import check_floating, check_shape, pair, refuse
+from visionlab.ops.formats import cast, geometry, memory_format, widen
 from visionlab.ops.reference import deform_conv2d as reference
-from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import differentiable, once_differentiable, operator
 
 _deform_conv2d = operator(
@@ -164,28 +164,25 @@ def _check_shapes(
     check_shape(op, "weight", weight, "O", "C / groups", "kernel height", "kernel width")
     channels, (out_channels, inner, *kernel) = input.shape[1], weight.shape
     if not all(kernel):
-        raise ValueError(f"{op}: weight must have at least one tap, got shape {tuple(weight.shape)}")
+        refuse(op, "weight", "at least one tap", f"shape {tuple(weight.shape)}")
     fits = channels % inner == 0 and channels >= inner if inner else channels == 0
     if not fits:
-        raise ValueError(f"{op}: weight must take a divisor of input's {channels} channels, got {inner}")
+        refuse(op, "weight", f"a divisor of input's {channels} channels in its second dimension", inner)
     groups = channels // inner if inner and channels else 1
     if out_channels % groups:
-        raise ValueError(f"{op}: weight must give a multiple of its {groups} groups of channels, got {out_channels}")
+        refuse(op, "weight", f"a multiple of its {groups} groups in its first dimension", out_channels)
     size = [
         (input.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)
     ]
     if not all(side >= 1 for side in size):
-        raise ValueError(f"{op}: input must be as large as the kernel reaches, got {tuple(input.shape[2:])}")
+        refuse(op, "input", "a map as large as the kernel reaches", tuple(input.shape[2:]))
     if not all(side >= 1 for side in input.shape[2:]):
-        raise ValueError(f"{op}: input must have pixels to sample from, got shape {tuple(input.shape)}")
+        refuse(op, "input", "pixels to sample from", f"shape {tuple(input.shape)}")
     taps = kernel[0] * kernel[1]
     check_shape(op, "offset", offset, input.shape[0], f"G * {2 * taps}", *size)
     offset_groups = offset.shape[1] // (2 * taps)
     if offset.shape[1] % (2 * taps) or offset_groups < 1 or channels % offset_groups:
-        raise ValueError(
-            f"{op}: offset must have {2 * taps} planes for each of a divisor of input's {channels} channels, got "
-            f"{offset.shape[1]}"
-        )
+        refuse(op, "offset", f"{2 * taps} planes for each of a divisor of input's {channels} channels", offset.shape[1])
     if mask is not None:
         check_shape(op, "mask", mask, input.shape[0], offset_groups * taps, *size)
     if bias is not None:
@@ -226,7 +223,7 @@ class DeformConv2d(nn.Module):
         name = type(self).__name__
         for channels, value in (("in_channels", in_channels), ("out_channels", out_channels)):
             if groups < 1 or value % groups:
-                raise ValueError(f"{name}: {channels} must be a multiple of groups, {groups}, got {value}")
+                refuse(name, channels, f"a multiple of groups, {groups}", value)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = pair(name, "kernel_size", kernel_size)

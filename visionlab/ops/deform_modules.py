@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from visionlab.ops.checks import refuse
 from visionlab.ops.deform_conv2d import DeformConv2d, deform_conv2d
 
 
@@ -49,9 +50,7 @@ class DeformConv2dPack(DeformConv2d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         if offset_groups < 1 or in_channels % offset_groups:
-            raise ValueError(
-                f"DeformConv2dPack: in_channels must be a multiple of offset_groups, {offset_groups}, got {in_channels}"
-            )
+            refuse("DeformConv2dPack", "in_channels", f"a multiple of offset_groups, {offset_groups}", in_channels)
         self.offset_groups = offset_groups
         self.modulated = modulated
         taps = offset_groups * self.kernel_size[0] * self.kernel_size[1]

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from visionlab.ops.checks import cast, check_scale, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import check_channels, check_scale, check_shape, pair, refuse, with_image_index
 from visionlab.ops.deform_roi_pool import check_pool
+from visionlab.ops.formats import cast, geometry, widen
 from visionlab.ops.pools import deformable_pool
 from visionlab.ops.reference import deform_ps_roi_pool as reference
 from visionlab.ops.register import operator
@@ -94,25 +95,20 @@ def deform_ps_roi_pool(
     groups = (height, width) if group_size is None else pair(op, "group_size", group_size)
     parts = (height, width) if part_size is None else pair(op, "part_size", part_size)
     if sample_per_part < 1:
-        raise ValueError(f"{op}: sample_per_part must be at least 1, got {sample_per_part}")
+        refuse(op, "sample_per_part", "at least 1", sample_per_part)
     check_shape(op, "input", input, "N", "C", "H", "W")
     check_scale(op, spatial_scale)
     boxes = with_image_index(op, boxes, input)
     check_pool(op, input, boxes, offset, mask, height, width)
     channels = input.shape[1]
-    if channels % (groups[0] * groups[1]):
-        raise ValueError(
-            f"{op}: input must have a multiple of {groups[0]} * {groups[1]} channels, one per group, got {channels}"
-        )
+    check_channels(op, input, *groups)
     if offset is not None:
         check_shape(op, "offset", offset, boxes.shape[0], "2 * classes", *parts)
         classes = offset.shape[1] // 2
         outputs = channels // (groups[0] * groups[1])
         if offset.shape[1] % 2 or not classes or outputs % classes:
-            raise ValueError(
-                f"{op}: offset must have 2 * classes channels, classes a divisor of the {outputs} output channels, "
-                f"got {offset.shape[1]}"
-            )
+            divisor = f"2 * classes channels, classes a divisor of the {outputs} output channels"
+            refuse(op, "offset", divisor, offset.shape[1])
     values = widen(input)
     shifts, factor = (None if tensor is None else geometry(tensor, values) for tensor in (offset, mask))
     settings = (height, width, spatial_scale, *groups, sample_per_part, gamma)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from visionlab.ops.checks import cast, check_floating, check_scale, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import check_floating, check_pixels, check_scale, check_shape, pair, with_image_index
+from visionlab.ops.formats import cast, geometry, widen
 from visionlab.ops.pools import deformable_pool
 from visionlab.ops.reference import deform_roi_pool as reference
 from visionlab.ops.register import operator
@@ -88,8 +89,7 @@ def check_pool(
     check_floating(op, input=input, **others)
     if mask is not None:
         check_shape(op, "mask", mask, boxes.shape[0], 1, height, width)
-    if 0 in input.shape[2:] and boxes.shape[0]:
-        raise ValueError(f"{op}: input must have pixels to pool from, got shape {tuple(input.shape)}")
+    check_pixels(op, "input", input, boxes)
 
 
 class DeformRoIPool(nn.Module):

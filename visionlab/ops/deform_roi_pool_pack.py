@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from visionlab.ops.checks import pair
+from visionlab.ops.checks import pair, refuse
 from visionlab.ops.deform_ps_roi_pool import DeformPSRoIPool
 from visionlab.ops.deform_roi_pool import DeformRoIPool
 
@@ -117,7 +117,7 @@ class DeformPSRoIPoolPack(DeformPSRoIPool):
     ) -> None:
         super().__init__(output_size, spatial_scale, group_size, part_size, sample_per_part, gamma)
         if classes < 1 or channels % classes:
-            raise ValueError(f"DeformPSRoIPoolPack: classes must divide the channels, {channels}, got {classes}")
+            refuse("DeformPSRoIPoolPack", "classes", f"a divisor of the channels, {channels}", classes)
         bins = pair("DeformPSRoIPoolPack", "output_size", output_size)
         parts = bins if part_size is None else pair("DeformPSRoIPoolPack", "part_size", part_size)
         mask = (1, *bins) if modulated else None

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from visionlab.ops.boxes import box_area
-from visionlab.ops.checks import cast, check_floating, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import check_floating, check_shape, pair, refuse, with_image_index
+from visionlab.ops.formats import cast, geometry, widen
 from visionlab.ops.pools import linear_pool
 from visionlab.ops.reference import multi_scale_roi_align as reference
 from visionlab.ops.register import operator
@@ -93,17 +94,15 @@ def multi_scale_roi_align(
     height, width = pair(op, "output_size", output_size)
     features, scales = list(features), [float(scale) for scale in scales]
     if not 1 <= len(features) <= MOST_LEVELS or len(scales) != len(features):
-        raise ValueError(
-            f"{op}: features must be 1 to {MOST_LEVELS} maps, and scales as many numbers, got {len(features)} and "
-            f"{len(scales)}"
-        )
+        expected = f"1 to {MOST_LEVELS} maps, and scales as many numbers"
+        refuse(op, "features", expected, f"{len(features)} and {len(scales)}")
     if not all(math.inf > above >= scale > 0 for above, scale in zip([scales[0], *scales], scales, strict=False)):
-        raise ValueError(f"{op}: scales must be positive and fall from map to map, got {scales}")
+        refuse(op, "scales", "positive numbers that fall from map to map", scales)
     for i, feature in enumerate(features):
         check_floating(op, **{"features[0]": features[0], f"features[{i}]": feature})
         check_shape(op, f"features[{i}]", feature, *features[0].shape[:2], "H", "W")
         if 0 in feature.shape[2:]:
-            raise ValueError(f"{op}: features[{i}] must have pixels to pool from, got shape {tuple(feature.shape)}")
+            refuse(op, f"features[{i}]", "pixels to pool from", f"shape {tuple(feature.shape)}")
     boxes = with_image_index(op, boxes, features[0])
     first = widen(features[0])
     maps = [widen(feature).to(first.dtype) for feature in features]
@@ -172,6 +171,6 @@ class MultiScaleRoIAlign(nn.Module):
 def _infer_scales(features: list[Tensor], image_shapes: list[tuple[int, int]]) -> list[float]:
     """Return the power of 2 that is nearest to the height of each map over that of the batch of images."""
     if not image_shapes:
-        raise ValueError("MultiScaleRoIAlign: image_shapes must have the size of at least one image, got none")
+        refuse("MultiScaleRoIAlign", "image_shapes", "the size of at least one image", "none")
     height = max(shape[0] for shape in image_shapes)
     return [2.0 ** round(math.log2(feature.shape[2] / height)) for feature in features]

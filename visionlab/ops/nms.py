@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visionlab.ops.checks import check_floating, check_shape
+from visionlab.ops.checks import check_floating, check_shape, refuse
 from visionlab.ops.reference import nms as reference
 from visionlab.ops.register import operator
 
@@ -68,11 +68,11 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """
     if not isinstance(idxs, Tensor) or idxs.is_complex():
         got = idxs.dtype if isinstance(idxs, Tensor) else type(idxs).__name__
-        raise ValueError(f"batched_nms: idxs must be a tensor of whole numbers, got {got}")
+        refuse("batched_nms", "idxs", "a tensor of whole numbers", got)
     boxes, scores = _checked("batched_nms", boxes, scores)
     check_shape("batched_nms", "idxs", idxs, boxes.shape[0])
     if idxs.device != boxes.device:
-        raise ValueError(f"batched_nms: idxs must be on the device of boxes, {boxes.device}, got {idxs.device}")
+        refuse("batched_nms", "idxs", f"the device of boxes, {boxes.device}", idxs.device)
     return _nms(boxes, scores, idxs.long(), iou_threshold)
 
 
@@ -97,7 +97,7 @@ def nms_padded(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: 
         RuntimeError: if a box is not finite or a score is NaN, except on CUDA.
     """
     if max_output < 0:
-        raise ValueError(f"nms_padded: max_output must be at least 0, got {max_output}")
+        refuse("nms_padded", "max_output", "at least 0", max_output)
     return _nms_padded(*_checked("nms_padded", boxes, scores), iou_threshold, max_output)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionlab.ops.reference.formats import memory_format
+from visionlab.ops.formats import memory_format
 from visionlab.ops.register import differentiable, once_differentiable
 
 

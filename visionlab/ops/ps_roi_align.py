@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from visionlab.ops.checks import cast, check_scale, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import check_channels, check_pixels, check_scale, check_shape, pair, with_image_index
+from visionlab.ops.formats import cast, geometry, widen
 from visionlab.ops.pools import linear_pool
 from visionlab.ops.reference import ps_roi_align as reference
 from visionlab.ops.register import operator
@@ -59,12 +60,8 @@ def ps_roi_align(
     check_shape("ps_roi_align", "input", input, "N", "C", "H", "W")
     check_scale("ps_roi_align", spatial_scale)
     boxes = with_image_index("ps_roi_align", boxes, input)
-    if input.shape[1] % (height * width):
-        raise ValueError(
-            f"ps_roi_align: input must have a multiple of {height} * {width} channels, got shape {tuple(input.shape)}"
-        )
-    if 0 in input.shape[2:] and boxes.shape[0]:
-        raise ValueError(f"ps_roi_align: input must have pixels to pool from, got shape {tuple(input.shape)}")
+    check_channels("ps_roi_align", input, height, width)
+    check_pixels("ps_roi_align", "input", input, boxes)
     values = widen(input)
     boxes = geometry(boxes.detach(), values)
     return cast(_pool(values, boxes, height, width, spatial_scale, sampling_ratio), input.dtype)

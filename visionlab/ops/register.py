@@ -154,7 +154,7 @@ def _one_by_one(op: Any) -> Callable[..., Any]:
 
     def rule(info: Any, in_dims: tuple, *args: Any) -> tuple[Any, Any]:
         if info.batch_size == 0:
-            raise ValueError(f"{op._schema.name}: vmap must run over at least one element, got none")
+            raise ValueError(f"{op._schema.name}: vmap: expected at least one element, got none")
         outputs = [op(*map(take, args, in_dims, [index] * len(args))) for index in range(info.batch_size)]
         if isinstance(outputs[0], Tensor):
             return torch.stack(outputs), 0

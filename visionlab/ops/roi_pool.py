@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlab.ops.checks import cast, check_scale, check_shape, geometry, pair, widen, with_image_index
+from visionlab.ops.checks import check_scale, check_shape, pair, with_image_index
+from visionlab.ops.formats import cast, geometry, memory_format, widen
 from visionlab.ops.pools import fake_spread
 from visionlab.ops.reference import roi_pool as reference
-from visionlab.ops.reference.formats import memory_format
 from visionlab.ops.register import differentiable, operator
 
 _roi_pool = operator(

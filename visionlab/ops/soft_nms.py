@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionlab.ops.checks import check_floating, check_shape
+from visionlab.ops.checks import check_floating, check_shape, refuse
 from visionlab.ops.reference import soft_nms as reference
 from visionlab.ops.register import operator
 
@@ -76,9 +76,9 @@ def soft_nms(
     check_shape("soft_nms", "boxes", boxes, "N", 4)
     check_shape("soft_nms", "scores", scores, boxes.shape[0])
     if method not in _METHODS:
-        raise ValueError(f"soft_nms: method must be one of {', '.join(_METHODS)}, got {method!r}")
+        refuse("soft_nms", "method", f"one of {', '.join(_METHODS)}", repr(method))
     if not 0 < sigma < float("inf"):
-        raise ValueError(f"soft_nms: sigma must be a number above 0, got {sigma}")
+        refuse("soft_nms", "sigma", "a number above 0", sigma)
     dtype = torch.float64 if boxes.dtype == torch.float64 else torch.float32
     settings = (iou_threshold, sigma, score_threshold, _METHODS.index(method))
     keep, lowered = _soft_nms(boxes.detach().to(dtype), scores.detach().to(dtype), *settings)

@@ -17,8 +17,9 @@ void check_samples(const DeformRoIPoolGeometry<T>& geometry) {
     if (std::min({bins.channels, bins.height, bins.width}) == 0) return;
     for (int64_t box = 0; box < bins.boxes; ++box) {
         if (geometry.bin(box, 0, 0, 0).image >= 0) continue;
-        fail("deform_roi_pool: box ", box, " would take more than ", most_deform_samples,
-             " samples along one side of a bin; clip boxes to the image or set sampling_ratio");
+        fail("deform_roi_pool: boxes: expected at most ", most_deform_samples,
+             " samples along one side of a bin, got more in box ", box,
+             "; clip boxes to the image or set sampling_ratio");
     }
 }
 

@@ -88,9 +88,9 @@ void check_values(const T* boxes, const T* scores, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
         for (int64_t j = 0; j < 4; ++j) {
             if (!std::isfinite(boxes[4 * i + j]))
-                fail("nms: boxes must be finite, got ", boxes[4 * i + j], " in box ", i);
+                fail("nms: boxes: expected finite numbers, got ", boxes[4 * i + j], " in box ", i);
         }
-        if (std::isnan(scores[i])) fail("nms: scores must not be NaN, got one for box ", i);
+        if (std::isnan(scores[i])) fail("nms: scores: expected no NaN, got one in box ", i);
     }
 }
 

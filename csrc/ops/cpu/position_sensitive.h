@@ -208,7 +208,7 @@ inline MapLayout ps_pooled(const MapLayout& map, int64_t boxes, int64_t height, 
 
 inline void check_classes(const char* name, int64_t channels, int64_t height, int64_t width) {
     if (height < 1 || width < 1 || channels % (height * width) != 0) {
-        fail(name, ": the channels must be a multiple of the bins, ", height, " * ", width, ", got ", channels);
+        fail(name, ": input: expected a multiple of ", height, " * ", width, " channels, got ", channels);
     }
 }
 

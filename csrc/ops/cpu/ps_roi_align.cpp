@@ -11,8 +11,9 @@ namespace {
 template <class T>
 BinTaps<T> taps(const RoIAxis<T>& axis, int64_t bins, int64_t size, int64_t box) {
     if (!(axis.samples <= ps_roi_align_most_samples<T>)) {
-        fail("ps_roi_align: box ", box, " would take more than ", ps_roi_align_most_samples<T>,
-             " samples along one side of a bin; clip boxes to the image or set sampling_ratio");
+        fail("ps_roi_align: boxes: expected at most ", ps_roi_align_most_samples<T>,
+             " samples along one side of a bin, got more in box ", box,
+             "; clip boxes to the image or set sampling_ratio");
     }
     BinTaps<T> result;
     for (int64_t bin = 0; bin < bins; ++bin) {

@@ -137,7 +137,7 @@ void for_each_part(const MapLayout& map, int64_t most, const MakeState& make_sta
 
 inline void check_area(const MapLayout& map) {
     if (map.area() > std::numeric_limits<int32_t>::max()) {
-        fail("roi_pool: a map must have less than 2^31 pixels, got ", map.height, " x ", map.width);
+        fail("roi_pool: input: expected less than 2^31 pixels, got ", map.height, " x ", map.width);
     }
 }
 

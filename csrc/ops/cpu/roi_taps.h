@@ -70,22 +70,22 @@ struct RoI {
 template <class T>
 RoI<T> make_roi(const char* name, const T* box, int64_t level, int64_t index, const RoIPooling& pooling) {
     for (int64_t i = 0; i < 5; ++i) {
-        if (!std::isfinite(box[i])) fail(name, ": boxes must be finite, got ", box[i], " in box ", index);
+        if (!std::isfinite(box[i])) fail(name, ": boxes: expected finite numbers, got ", box[i], " in box ", index);
     }
     if (!(box[0] >= T(0) && box[0] < T(pooling.batch))) {
-        fail(name, ": the image index of a box must be in [0, ", pooling.batch, "), got ", box[0], " in box ", index);
+        fail(name, ": boxes: expected image indices in [0, ", pooling.batch, "), got ", box[0], " in box ", index);
     }
     const int64_t levels = static_cast<int64_t>(pooling.levels.size());
     if (level < 0 || level >= levels) {
-        fail(name, ": the level of a box must be in [0, ", levels, "), got ", level, " for box ", index);
+        fail(name, ": levels: expected levels in [0, ", levels, "), got ", level, " in box ", index);
     }
     const RoILevel& map = pooling.levels[level];
     const T scale = static_cast<T>(map.scale);
     const RoIAxis<T> y(box[2], box[4], scale, pooling.height, pooling.sampling_ratio, pooling.aligned);
     const RoIAxis<T> x(box[1], box[3], scale, pooling.width, pooling.sampling_ratio, pooling.aligned);
     if (!(y.samples <= most_roi_samples && x.samples <= most_roi_samples)) {
-        fail(name, ": box ", index, " would take more than ", most_roi_samples,
-             " samples along one side of a bin; clip boxes to the image or set sampling_ratio");
+        fail(name, ": boxes: expected at most ", most_roi_samples, " samples along one side of a bin, got more in box ",
+             index, "; clip boxes to the image or set sampling_ratio");
     }
     return {static_cast<int64_t>(box[0]) * levels + level, AxisTaps<T>(y, pooling.height, map.height),
             AxisTaps<T>(x, pooling.width, map.width)};

@@ -17,10 +17,10 @@ void check_boxes(const char* name, const T* boxes, int64_t count, int64_t batch)
     for (int64_t k = 0; k < count; ++k) {
         const T* box = boxes + 5 * k;
         for (int64_t i = 0; i < 5; ++i) {
-            if (!std::isfinite(box[i])) fail(name, ": boxes must be finite, got ", box[i], " in box ", k);
+            if (!std::isfinite(box[i])) fail(name, ": boxes: expected finite numbers, got ", box[i], " in box ", k);
         }
         if (image_of(box, batch) < 0) {
-            fail(name, ": the image index of a box must be in [0, ", batch, "), got ", box[0], " in box ", k);
+            fail(name, ": boxes: expected image indices in [0, ", batch, "), got ", box[0], " in box ", k);
         }
     }
 }

@@ -23,10 +23,11 @@ struct BoxesByImage {
         for (int64_t i = 0; i < count; ++i) {
             const T* box = boxes + 5 * i;
             for (int64_t part = 0; part < 5; ++part) {
-                if (!std::isfinite(box[part])) fail(name, ": boxes must be finite, got ", box[part], " in box ", i);
+                if (!std::isfinite(box[part]))
+                    fail(name, ": boxes: expected finite numbers, got ", box[part], " in box ", i);
             }
             if (!can_pool(box, batch)) {
-                fail(name, ": the image index of a box must be in [0, ", batch, "), got ", box[0], " in box ", i);
+                fail(name, ": boxes: expected image indices in [0, ", batch, "), got ", box[0], " in box ", i);
             }
             ++first[static_cast<int64_t>(box[0]) + 1];
         }

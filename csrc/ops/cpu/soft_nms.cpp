@@ -121,9 +121,10 @@ void check_values(const T* boxes, const T* scores, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
         for (int64_t j = 0; j < 4; ++j) {
             if (!std::isfinite(boxes[4 * i + j]))
-                fail("soft_nms: boxes must be finite, got ", boxes[4 * i + j], " in box ", i);
+                fail("soft_nms: boxes: expected finite numbers, got ", boxes[4 * i + j], " in box ", i);
         }
-        if (!std::isfinite(scores[i])) fail("soft_nms: scores must be finite, got ", scores[i], " for box ", i);
+        if (!std::isfinite(scores[i]))
+            fail("soft_nms: scores: expected finite numbers, got ", scores[i], " in box ", i);
     }
 }
 

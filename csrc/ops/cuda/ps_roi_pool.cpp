@@ -9,8 +9,7 @@ namespace {
 
 MapLayout pooled_layout(const MapLayout& map, int64_t boxes, int64_t height, int64_t width) {
     if (height < 1 || width < 1 || map.channels % (height * width) != 0) {
-        fail("ps_roi_pool: the channels must be a multiple of the bins, ", height, " * ", width, ", got ",
-             map.channels);
+        fail("ps_roi_pool: input: expected a multiple of ", height, " * ", width, " channels, got ", map.channels);
     }
     return {boxes, map.channels / (height * width), height, width, map.channels_last};
 }

@@ -11,7 +11,7 @@ namespace {
 
 void check_area(const MapLayout& map) {
     if (map.area() >= int64_t(1) << 31) {
-        fail("roi_pool: a map must have less than 2^31 pixels, got ", map.height, " x ", map.width);
+        fail("roi_pool: input: expected less than 2^31 pixels, got ", map.height, " x ", map.width);
     }
 }
 

@@ -12,7 +12,7 @@ from visionlab.ops.reference import deform_ps_roi_pool as moved_by_group
 from visionlab.ops.reference import deform_roi_pool as moved
 from visionlab.ops.reference import roi_pool as max_pool
 from visionlab.ops.reference import shifted_bins
-from visionlab.ops.reference.rois import rounded_bins
+from visionlab.ops.reference.bins import rounded_bins
 from visionlab.ops.reference.shifted_bins import Bins
 
 UNROLLED = 4  # samples of a bin that are written one after another

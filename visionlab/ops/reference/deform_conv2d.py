@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visionlab.ops.reference.formats import memory_format
+from visionlab.ops.formats import memory_format
 
 
 def deform_conv2d(

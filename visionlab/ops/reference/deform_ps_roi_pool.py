@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from visionlab.ops.reference import shifted_bins
-from visionlab.ops.reference.rois import check_boxes
+from visionlab.ops.reference.bins import round_half_away
+from visionlab.ops.reference.box_values import check_boxes
 from visionlab.ops.reference.shifted_bins import Bins, Side
 
 
@@ -61,16 +62,10 @@ def deform_ps_roi_pool_backward(
     return of_input, of_offset, of_mask
 
 
-def _round(value: Tensor) -> Tensor:
-    """Return the nearest whole number, of halves the one further from zero; ``torch.round`` takes the even one."""
-    whole = value.abs().floor()
-    return value.sign() * (whole + (value.abs() - whole >= 0.5))
-
-
 def _side(first: Tensor, last: Tensor, spatial_scale: float) -> tuple[Tensor, Tensor]:
     """Return start and length of each box along one axis, ``(K, 1, 1, 1)``."""
-    start = _round(first) * spatial_scale - 0.5
-    length = ((_round(last) + 1) * spatial_scale - 0.5 - start).clamp(min=0.1)
+    start = round_half_away(first) * spatial_scale - 0.5
+    length = ((round_half_away(last) + 1) * spatial_scale - 0.5 - start).clamp(min=0.1)
     return start.reshape(-1, 1, 1, 1), length.reshape(-1, 1, 1, 1)
 
 

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from visionlab.ops.reference import shifted_bins
-from visionlab.ops.reference.rois import check_boxes
+from visionlab.ops.reference.box_values import check_boxes, check_samples
 from visionlab.ops.reference.shifted_bins import Bins, Side
-
-_MOST_SAMPLES = 1 << 16
 
 
 def deform_roi_pool(
@@ -68,14 +66,9 @@ def _most_samples(
 ) -> tuple[int, int]:
     """Refuse boxes that cannot be pooled; return the largest number of samples along y and along x."""
     check_boxes("deform_roi_pool", boxes, input.shape[0])
-    sides = _sides(boxes, spatial_scale, (offset.shape[2], offset.shape[3]), sampling_ratio)
-    for _, _, samples in sides:
-        if (samples > _MOST_SAMPLES).any():
-            box = int((samples.flatten() > _MOST_SAMPLES).nonzero()[0])
-            raise RuntimeError(
-                f"deform_roi_pool: box {box} would take more than {_MOST_SAMPLES} samples along one side of a bin; "
-                "clip boxes to the image or set sampling_ratio"
-            )
+    bins = (offset.shape[2], offset.shape[3])
+    check_samples("deform_roi_pool", boxes, bins, spatial_scale, sampling_ratio)
+    sides = _sides(boxes, spatial_scale, bins, sampling_ratio)
     rows, columns = (int(samples.max()) if len(boxes) else 0 for _, _, samples in sides)
     return rows, columns
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from visionlab.ops.formats import memory_format
 from visionlab.ops.reference import roi_align as single
-from visionlab.ops.reference.formats import memory_format
 
 
 def multi_scale_roi_align(
@@ -69,5 +69,5 @@ def _check_levels(levels: Tensor, count: int) -> None:
     if len(outside):
         box = int(outside[0])
         raise RuntimeError(
-            f"multi_scale_roi_align: the level of a box must be in [0, {count}), got {int(levels[box])} for box {box}"
+            f"multi_scale_roi_align: levels: expected levels in [0, {count}), got {int(levels[box])} in box {box}"
         )

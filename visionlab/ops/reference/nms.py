@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from visionlab.ops.reference.box_values import check_finite
+
 _NMS_BLOCK = 1024  # boxes settled at once; bounds memory at block * N
 
 
 def nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
     """Return the indices of the boxes that no kept box of higher score, and of the same group, overlaps too much."""
-    if not boxes.isfinite().all():
-        box = int((~boxes.isfinite()).any(1).nonzero()[0])
-        raise RuntimeError(f"nms: boxes must be finite, got {boxes[box].tolist()} in box {box}")
+    check_finite("nms", boxes)
     if scores.isnan().any():
-        raise RuntimeError(f"nms: scores must not be NaN, got one for box {int(scores.isnan().nonzero()[0])}")
+        raise RuntimeError(f"nms: scores: expected no NaN, got one in box {int(scores.isnan().nonzero()[0])}")
     order = scores.sort(descending=True, stable=True).indices
     boxes = boxes[order]
     groups = torch.zeros_like(order) if idxs is None else idxs[order]

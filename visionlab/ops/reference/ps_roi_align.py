@@ -5,14 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visionlab.ops.reference.formats import memory_format
-from visionlab.ops.reference.rois import (
-    ROI_BLOCK,
-    check_boxes,
-    linear_weights,
-    position_sensitive_pool,
-    position_sensitive_spread,
-)
+from visionlab.ops.formats import memory_format
+from visionlab.ops.reference.bins import ROI_BLOCK, linear_weights
+from visionlab.ops.reference.box_values import check_boxes, check_samples
+from visionlab.ops.reference.position_sensitive import position_sensitive_pool, position_sensitive_spread
 
 
 def ps_roi_align(
@@ -20,6 +16,7 @@ def ps_roi_align(
 ) -> Tensor:
     """Pool each box, after checking the values of the boxes."""
     check_boxes("ps_roi_align", boxes, input.shape[0])
+    check_samples("ps_roi_align", boxes, (pooled_height, pooled_width), spatial_scale, sampling_ratio)
     settings = (pooled_height, pooled_width, spatial_scale, sampling_ratio)
     output = torch.cat([formula(input, part, *settings) for part in boxes.split(ROI_BLOCK)])
     return output.to(memory_format=memory_format(input))
@@ -47,6 +44,7 @@ def ps_roi_align_backward(
 ) -> Tensor:
     """Return the gradient of the map: the same weights, transposed and summed over boxes."""
     check_boxes("ps_roi_align", boxes, batch)
+    check_samples("ps_roi_align", boxes, (grad.shape[2], grad.shape[3]), spatial_scale, sampling_ratio)
     rows, columns = _weights(boxes, grad.shape[2], grad.shape[3], height, width, spatial_scale, sampling_ratio)
     output = position_sensitive_spread(grad, boxes, rows, columns, (batch, channels, height, width))
     return output.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -57,6 +55,6 @@ def _weights(
 ) -> tuple[Tensor, Tensor]:
     """Return ``(K, bins, size)`` weights of rows and of columns."""
     return (
-        linear_weights("ps_roi_align", boxes[:, 2], boxes[:, 4], scale, bins_y, height, sampling_ratio),
-        linear_weights("ps_roi_align", boxes[:, 1], boxes[:, 3], scale, bins_x, width, sampling_ratio),
+        linear_weights(boxes[:, 2], boxes[:, 4], scale, bins_y, height, sampling_ratio),
+        linear_weights(boxes[:, 1], boxes[:, 3], scale, bins_x, width, sampling_ratio),
     )

@@ -5,14 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visionlab.ops.reference.formats import memory_format
-from visionlab.ops.reference.rois import (
-    ROI_BLOCK,
-    check_boxes,
-    position_sensitive_pool,
-    position_sensitive_spread,
-    rounded_cells,
-)
+from visionlab.ops.formats import memory_format
+from visionlab.ops.reference.bins import ROI_BLOCK, rounded_cells
+from visionlab.ops.reference.box_values import check_boxes
+from visionlab.ops.reference.position_sensitive import position_sensitive_pool, position_sensitive_spread
 
 
 def ps_roi_pool(input: Tensor, boxes: Tensor, pooled_height: int, pooled_width: int, spatial_scale: float) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visionlab.ops.reference.formats import memory_format
-from visionlab.ops.reference.rois import ROI_BLOCK, check_boxes, rounded_cells
+from visionlab.ops.formats import memory_format
+from visionlab.ops.reference.bins import ROI_BLOCK, rounded_cells
+from visionlab.ops.reference.box_values import check_boxes
 
 LOWEST = torch.finfo(torch.float32).min
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from visionlab.ops.reference.box_values import check_finite
 from visionlab.ops.reference.boxes import box_iou
 
 
@@ -12,10 +13,8 @@ def soft_nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, sigma: float, score_threshold: float, method: int
 ) -> tuple[Tensor, Tensor]:
     """Return indices in the order in which boxes are taken, and their lowered scores."""
-    for name, values in (("boxes", boxes), ("scores", scores)):
-        if not values.isfinite().all():
-            box = int(values.isfinite().reshape(len(values), -1).all(1).logical_not().nonzero()[0])
-            raise RuntimeError(f"soft_nms: {name} must be finite, got {values[box].tolist()} for box {box}")
+    check_finite("soft_nms", boxes)
+    check_finite("soft_nms", scores, "scores")
     scores = scores.masked_fill(scores.double() < score_threshold, -torch.inf)
     keep: list[Tensor] = []
     lowered: list[Tensor] = []
