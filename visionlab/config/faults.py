@@ -30,7 +30,7 @@ def explain(error: ValidationError, kind: Any, data: Any) -> Iterator[tuple[Keys
     Yields:
         The keys that lead to a fault, and the fault; one for each place, however many alternatives failed there.
     """
-    found = (_explain(item["type"], item["loc"], kind, data) for item in error.errors(include_url=False))
+    found = (_explain(item["type"], item["msg"], item["loc"], kind, data) for item in error.errors(include_url=False))
     yield from dict.fromkeys(found)
 
 
@@ -49,8 +49,10 @@ def corrections(error: ValidationError, kind: Any, data: Any) -> Iterator[tuple[
             yield from (((*keys, key), choice) for choice in _closest(value[key], choices))
 
 
-def _explain(fault: str, location: Keys, kind: Any, data: Any) -> tuple[Keys, str]:
+def _explain(fault: str, message: str, location: Keys, kind: Any, data: Any) -> tuple[Keys, str]:
     keys, kind, value = _follow(location, kind, data)
+    if fault == "own_part":
+        return (*keys, "name"), message
     if fault == "extra_forbidden":
         allowed = [name for section in _sections(kind, value) for name in section.model_fields]
         keys = (*keys, location[-1])
@@ -133,12 +135,19 @@ def _metadata(kind: Any) -> tuple[Any, ...]:
     return get_args(kind)[1:] if get_origin(kind) is Annotated else ()
 
 
+def _bare(kind: Any) -> Any:
+    """Return a type without what an annotation says beside it."""
+    if isinstance(kind, FieldInfo):
+        return kind.annotation
+    return get_args(kind)[0] if _metadata(kind) else kind
+
+
 def _options(kind: Any) -> list[Any]:
     """Return the alternatives of a type; a section that is read off constructors counts as one for each of them."""
     for item in _metadata(kind):
         if isinstance(item, From):
             return list(item.parts)
-    bare = kind.annotation if isinstance(kind, FieldInfo) else get_args(kind)[0] if _metadata(kind) else kind
+    bare = _bare(kind)
     if get_origin(bare) in (Union, UnionType):
         return [option for argument in get_args(bare) for option in _options(argument)]
     return [bare]
@@ -164,10 +173,23 @@ def _tag(section: Any) -> dict[str, str]:
 
 def _sections(kind: Any, value: Any) -> list[type[BaseModel]]:
     """Return the sections of ``kind`` that ``value`` chooses."""
+    if own := _own_section(kind, value):
+        return [own]
     sections = [option for option in _options(kind) if isinstance(option, type) and issubclass(option, BaseModel)]
     if len(sections) > 1 and isinstance(value, Mapping):
         return [s for s in sections if any(value.get(key) == tag for key, tag in _tag(s).items())]
     return sections if len(sections) == 1 else []
+
+
+def _own_section(kind: Any, value: Any) -> type[BaseModel] | None:
+    """Return the section that ``value`` chooses beside the tables, if it does and there is one."""
+    for item in _metadata(kind):
+        if isinstance(item, From):
+            try:
+                return item.own(value)
+            except ValueError:
+                return None
+    return next(filter(None, (_own_section(option, value) for option in get_args(_bare(kind)))), None)
 
 
 def _follow(location: Keys, kind: Any, value: Any) -> tuple[Keys, Any, Any]:

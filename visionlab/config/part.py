@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from types import NoneType, SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import no_info_wrap_validator_function, plain_serializer_function_ser_schema
 
 from visionlab.choices import OneOf
 from visionlab.settings import groups_of
@@ -51,20 +54,38 @@ class From:
     """Says in an annotation where a section's settings come from: ``head: Annotated[Part, From(FastRCNNHead)]``.
 
     Args:
-        source: a constructor or function, or a table of them from which the section's key ``name`` chooses.
+        source: a constructor or function; or a choice, whose table, or a plain table of them, has the constructors
+            that the section's key ``name`` chooses from. A choice also takes constructors of one's own.
         without: parameters after the star that the program gives.
     """
 
-    source: Callable[..., Any] | Mapping[str, Callable[..., Any]]
+    source: Callable[..., Any] | Mapping[str, Callable[..., Any]] | OneOf
     without: tuple[str, ...] = ()
 
     @property
     def parts(self) -> list[type[Part]]:
-        """The sections that may stand here."""
-        if isinstance(self.source, Mapping):
-            only = len(self.source) == 1
-            return [part_of(constructor, name, self.without, only) for name, constructor in self.source.items()]
-        return [part_of(self.source, None, self.without)]
+        """The sections that may stand here, those of one's own aside."""
+        table = self.source.table if isinstance(self.source, OneOf) else self.source
+        if isinstance(table, Mapping):
+            only = len(table) == 1
+            return [part_of(constructor, name, self.without, only) for name, constructor in table.items()]
+        return [part_of(table, None, self.without)]
+
+    def own(self, value: Any) -> type[Part] | None:
+        """Return the section that a value chooses beside the table, if its ``name`` is none of the table's.
+
+        Raises:
+            ValueError: there is nothing of that name, or it cannot be a section.
+        """
+        name = value.get("name") if isinstance(value, Mapping) else None
+        if not isinstance(self.source, OneOf) or not isinstance(name, str) or name in self.source.table:
+            return None
+        if ":" not in name and self.source.others(name) is None:
+            return None
+        try:
+            return part_of(self.source.find(name), name, self.without)
+        except (TypeError, NameError) as error:
+            raise ValueError(f"name: {name} has settings that a config cannot give: {error}") from error
 
     def default(self, **settings: Any) -> Any:
         """Return a field that holds these settings, and the defaults of the others, when the section is left out."""
@@ -72,8 +93,32 @@ class From:
 
     def __get_pydantic_core_schema__(self, source_type: Any, handler: Any) -> Any:
         kind = reduce(or_, self.parts)  # type: ignore[arg-type]
-        chosen = isinstance(self.source, Mapping) and len(self.source) > 1
-        return handler.generate_schema(Annotated[kind, Field(discriminator="name")] if chosen else kind)
+        chosen = len(self.parts) > 1
+        schema = handler.generate_schema(Annotated[kind, Field(discriminator="name")] if chosen else kind)
+        if not isinstance(self.source, OneOf):
+            return schema
+        return no_info_wrap_validator_function(
+            self._choose,
+            schema,
+            serialization=plain_serializer_function_ser_schema(
+                lambda part, info: part.model_dump(mode=info.mode), info_arg=True
+            ),
+        )
+
+    def _choose(self, value: Any, inner: Callable[[Any], Any]) -> Any:
+        try:
+            own = self.own(value)
+        except ValueError as error:
+            raise PydanticCustomError("own_part", "{what}", {"what": str(error).removeprefix("name: ")}) from error
+        return inner(value) if own is None else own.model_validate_json(json.dumps(value))
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> Any:
+        schema = handler(core_schema)
+        if not isinstance(self.source, OneOf):
+            return schema
+        name = {"type": "string", "not": {"enum": list(self.source.table)}, "pattern": self.source.pattern}
+        own = {"type": "object", "properties": {"name": name}, "required": ["name"]}
+        return {"anyOf": [schema, own]}
 
 
 @cache
@@ -126,7 +171,7 @@ def part_of(
 
 def _section_of(choice: OneOf, kind: Any, default: Any) -> tuple[Any, Any]:
     """Return the type and the default of a setting that is a choice from a table."""
-    section: Any = Annotated[Part, From(choice.table)]
+    section: Any = Annotated[Part, From(choice)]
     if isinstance(default, Mapping):
         default = TypeAdapter(section).validate_python(default)
     optional = NoneType in get_args(get_args(kind)[0])

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from visionlab.choices import OneOf
 from visionlab.config.part import From, Part, Section
 from visionlab.config.refusals import (
     FOLDER,
@@ -26,16 +27,17 @@ from visionlab.data.sources import DETECT_DATA, PRETRAIN_DATA
 from visionlab.data.transforms import DetectionTransform, EvaluationResize
 from visionlab.eval.detection import DetectionEvaluator
 from visionlab.models.backbone import Backbone
-from visionlab.models.detector import HEADS, NECKS
+from visionlab.models.detector import HEAD, NECK
 from visionlab.models.rpn import RPN
-from visionlab.pretext import PRETEXTS
+from visionlab.pretext import PRETEXTS, Pretext
 from visionlab.train.checkpoint import Checkpoints
 from visionlab.train.log import Log
 from visionlab.train.loop import train
-from visionlab.train.optim import OPTIMIZERS
+from visionlab.train.named_optimizers import OPTIMIZER
 from visionlab.train.schedule import SCHEDULES
 
 MIN_MATCHED = 0.95
+SCHEDULE = OneOf(SCHEDULES)
 
 
 class Common(Section):
@@ -67,8 +69,8 @@ class Common(Section):
     data: Any
     backbone: Annotated[Part, From(Backbone)] = From(Backbone).default()
     train: Any
-    optimizer: Annotated[Part, From(OPTIMIZERS)]
-    schedule: Annotated[Part, From(SCHEDULES)] = From(SCHEDULES).default(name="constant")
+    optimizer: Annotated[Part, From(OPTIMIZER)]
+    schedule: Annotated[Part, From(SCHEDULE)] = From(SCHEDULE).default(name="constant")
     loader: Annotated[Part, From(TrainLoader)]
     checkpoints: Annotated[Part, From(Checkpoints)] = From(Checkpoints).default()
     log: Annotated[Part, From(Log)] = From(Log).default()
@@ -97,8 +99,8 @@ class Pretrain(Common):
     """Train a backbone on unlabelled images: ``task: pretrain``."""
 
     task: Literal["pretrain"]
-    data: Annotated[Part, From(PRETRAIN_DATA)]
-    pretext: Annotated[Part, From(PRETEXTS)]
+    data: Annotated[Part, From(OneOf(PRETRAIN_DATA))]
+    pretext: Annotated[Part, From(OneOf(PRETEXTS, Pretext))]
     train: Annotated[Part, From(train, without=("evaluate_every",))]
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
@@ -110,7 +112,7 @@ class Detect(Common):
     """Train a detector on labelled images, and evaluate it: ``task: detect``."""
 
     task: Literal["detect"]
-    data: Annotated[Part, From(DETECT_DATA)]
+    data: Annotated[Part, From(OneOf(DETECT_DATA))]
     detector: str | None = None
     """The trained detector to start from: our file or run folder, or torchvision's ``fasterrcnn_resnet50_fpn``."""
 
@@ -118,9 +120,9 @@ class Detect(Common):
     resize: Annotated[Part, From(EvaluationResize)] | None = None
     """The size for evaluation and prediction; by default the largest that ``transform`` trains with."""
 
-    neck: Annotated[Part, From(NECKS)] = From(NECKS).default(name="fpn")
+    neck: Annotated[Part, From(NECK)] = From(NECK).default(name="fpn")
     rpn: Annotated[Part, From(RPN)] = From(RPN).default()
-    head: Annotated[Part, From(HEADS)] = From(HEADS).default()
+    head: Annotated[Part, From(HEAD)] = From(HEAD).default()
     train: Annotated[Part, From(train)]
     evaluate: Annotated[Part, From(DetectionEvaluator)] = From(DetectionEvaluator).default()
 

@@ -20,13 +20,18 @@ class LearningRate(Settings):
     Args:
         lr: the learning rate, before the schedule's factor.
         lr_factors: factors on the learning rate of submodules, by name, for example ``{"backbone": 0.1}``.
+        layer_decay: each layer of the backbone learns by this factor, in (0, 1), more slowly than the next, the last
+            than what stands on the backbone (Clark et al. 2020, ELECTRA, arXiv:2003.10555; 0.65 to 0.9 for vision
+            transformers). What a layer is, timm says.
     """
 
     lr: float
     lr_factors: dict[str, float] | None = None
+    layer_decay: float | None = None
 
     def __post_init__(self) -> None:
         check_above(0, lr=self.lr)
+        check_in("(0, 1)", layer_decay=self.layer_decay)
         check_at_least(0, **{f"lr_factors.{name}": factor for name, factor in (self.lr_factors or {}).items()})
 
 
@@ -122,6 +127,7 @@ def adamw(
     return torch.optim.AdamW(parameter_groups(module, rate, decay), lr=rate.lr, betas=averages.betas)
 
 
+_BEYOND = "beyond the last layer"
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adamw": adamw}
 
 
@@ -129,9 +135,11 @@ def parameter_groups(module: nn.Module, rate: LearningRate, decay: WeightDecay) 
     """Sort the trainable parameters of a module by learning-rate factor and weight decay.
 
     Raises:
-        ValueError: a factor is for a submodule that has no trainable parameter, or there is none at all.
+        ValueError: a factor is for a submodule that has no trainable parameter, or there is none at all; or nothing in
+            the module says what its layers are.
     """
     factors = rate.lr_factors or {}
+    layers = {} if rate.layer_decay is None else _layer_factors(module, rate.layer_decay)
     unused = set(factors)
     groups: dict[tuple[float, float], dict] = {}
     for name, parameter in module.named_parameters():
@@ -140,6 +148,7 @@ def parameter_groups(module: nn.Module, rate: LearningRate, decay: WeightDecay) 
         owners = [part for part in factors if f".{part}." in f".{name}"]
         unused -= set(owners)
         factor = factors[max(owners, key=len)] if owners else 1.0  # the most precise name wins
+        factor *= layers.get(name, 1.0)
         strength = decay.weight_decay if decay.decay_norm_and_bias or parameter.ndim > 1 else 0.0
         group = groups.setdefault((factor, strength), {"params": [], "lr": rate.lr * factor, "weight_decay": strength})
         group["params"].append(parameter)
@@ -148,3 +157,21 @@ def parameter_groups(module: nn.Module, rate: LearningRate, decay: WeightDecay) 
     if not groups:
         raise ValueError("there is nothing to train: all parameters are frozen")
     return list(groups.values())
+
+
+def _layer_factors(module: nn.Module, layer_decay: float) -> dict[str, float]:
+    """Return the factor of each parameter that lies in a layer of a trainable timm model inside a module."""
+    from timm.models._manipulate import group_with_matcher  # here, because timm takes seconds to import
+
+    factors: dict[str, float] = {}
+    for prefix, model in module.named_modules():
+        if not hasattr(model, "group_matcher") or not any(p.requires_grad for p in model.parameters()):
+            continue
+        # timm's own layers, and beyond the last of them what its classifier would be.
+        names = [*model.named_parameters(), (_BEYOND, None)]
+        layer_of = group_with_matcher(iter(names), model.group_matcher(coarse=False), reverse=True)
+        for name, layer in layer_of.items():
+            factors[f"{prefix}.{name}".lstrip(".")] = layer_decay ** (layer_of[_BEYOND] - layer)
+    if not factors:
+        raise ValueError("layer_decay: no effect, no model of timm that says what its layers are is trained here")
+    return factors
