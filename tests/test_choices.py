@@ -124,7 +124,7 @@ def test_faults_are_told_like_those_of_other_sections(read, override, fault):
 
 
 def test_the_constructor_refuses_without_a_config():
-    with pytest.raises(ValueError, match=r"^pool\.name: expected one of align, average, got 'aline'$"):
+    with pytest.raises(ValueError, match=r"^pool\.name: expected align or average, got 'aline'$"):
         Head(pool={"name": "aline"})
     with pytest.raises(ValueError, match=r"^pool\.pool_size: expected more than 0, got -1$"):
         Head(pool={"name": "align", "pool_size": -1})

@@ -53,7 +53,7 @@ class OneOf:
             if not callable(found):
                 raise ValueError(f"name: expected a class or function, got {name}, a {type(found).__name__}")
         if found is None:
-            raise ValueError(f"name: expected one of {', '.join(self.table)} or package.module:Class, got '{name}'")
+            raise ValueError(f"name: expected {' or '.join(self.table)}, got '{name}'")
         return found
 
     def complete(self, settings: Mapping[str, Any]) -> dict[str, Any]:

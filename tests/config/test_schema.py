@@ -97,7 +97,7 @@ def test_json_schema_knows_every_method_and_what_its_settings_mean():
     kinds = {name: schema["$defs"][name]["properties"] for name in ("Pretrain", "Detect")}
     methods = {
         schema["$defs"][ref["$ref"].split("/")[-1]]["properties"]["name"]["const"]: ref
-        for ref in kinds["Pretrain"]["pretext"]["oneOf"]
+        for ref in kinds["Pretrain"]["pretext"]["anyOf"][0]["oneOf"]
     }
     assert list(methods) == list(PRETEXTS)
     simclr = schema["$defs"][methods["simclr"]["$ref"].split("/")[-1]]

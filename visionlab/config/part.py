@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache, cached_property, reduce
 from operator import or_
 from types import NoneType, SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_type_hints
@@ -91,10 +91,17 @@ class From:
         """Return a field that holds these settings, and the defaults of the others, when the section is left out."""
         return Field(default_factory=lambda: TypeAdapter(Annotated[Part, self]).validate_python(settings))
 
-    def __get_pydantic_core_schema__(self, source_type: Any, handler: Any) -> Any:
+    @cached_property
+    def _union(self) -> Any:
         kind = reduce(or_, self.parts)  # type: ignore[arg-type]
-        chosen = len(self.parts) > 1
-        schema = handler.generate_schema(Annotated[kind, Field(discriminator="name")] if chosen else kind)
+        return Annotated[kind, Field(discriminator="name")] if len(self.parts) > 1 else kind
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter:
+        return TypeAdapter(self._union)
+
+    def __get_pydantic_core_schema__(self, source_type: Any, handler: Any) -> Any:
+        schema = handler.generate_schema(self._union)
         if not isinstance(self.source, OneOf):
             return schema
         return no_info_wrap_validator_function(
@@ -105,12 +112,14 @@ class From:
             ),
         )
 
-    def _choose(self, value: Any, inner: Callable[[Any], Any]) -> Any:
+    def _choose(self, value: Any, _inner: Any) -> Any:
         try:
             own = self.own(value)
         except ValueError as error:
             raise PydanticCustomError("own_part", "{what}", {"what": str(error).removeprefix("name: ")}) from error
-        return inner(value) if own is None else own.model_validate_json(json.dumps(value))
+        # As JSON, in which a list may stand for a tuple: what reaches a wrapping validator is Python.
+        text = json.dumps(value)
+        return self._adapter.validate_json(text) if own is None else own.model_validate_json(text)
 
     def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> Any:
         schema = handler(core_schema)
@@ -118,7 +127,7 @@ class From:
             return schema
         name = {"type": "string", "not": {"enum": list(self.source.table)}, "pattern": self.source.pattern}
         own = {"type": "object", "properties": {"name": name}, "required": ["name"]}
-        return {"anyOf": [schema, own]}
+        return {"anyOf": [schema, own], "description": "Chosen by name, or one's own as package.module:Name."}
 
 
 @cache

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from visionlab.choices import choices_of
+from visionlab.choices import OneOf, choices_of
 from visionlab.models.backbone import Backbone
 from visionlab.models.encoder import Normalization
 from visionlab.models.fast_rcnn_head import FastRCNNHead
@@ -25,6 +25,7 @@ from visionlab.renames import current_settings
 
 NECKS: dict[str, type[Neck]] = {"fpn": FPN, "simple_pyramid": SimpleFeaturePyramid}
 HEADS: dict[str, type[RoIHead]] = {"fast_rcnn": FastRCNNHead}
+NECK, HEAD = OneOf(NECKS, Neck), OneOf(HEADS, RoIHead)
 DEFAULT_NECK, DEFAULT_HEAD = "fpn", "fast_rcnn"
 KIND = "visionlab detector"
 
@@ -43,10 +44,10 @@ def build_detector(
     Args:
         classes: the name of each label.
         backbone: settings of ``Backbone``.
-        neck: settings of the neck that ``name`` chooses from ``NECKS``: by default of ``FPN``; a plain vision
-            transformer needs "simple_pyramid".
+        neck: settings of the neck that ``name`` chooses from ``NECKS``, or that is called ``package.module:Class``: by
+            default of ``FPN``; a plain vision transformer needs "simple_pyramid".
         rpn: settings of ``RPN``.
-        head: settings of the head that ``name`` chooses from ``HEADS``, by default of ``FastRCNNHead``; also by the
+        head: settings of the head that ``name`` chooses likewise from ``HEADS``, by default of ``FastRCNNHead``; also by the
             names that they had in earlier versions.
         norm_eps: epsilon of the backbone's BatchNorm layers; by default they keep theirs.
 
@@ -60,23 +61,23 @@ def build_detector(
     """
     if not classes:
         raise ValueError("classes: expected the name of at least one class, got none")
-    neck_name, neck_settings = _chosen(NECKS, neck or {}, DEFAULT_NECK)
-    head_name, head_settings = _chosen(HEADS, head or {}, DEFAULT_HEAD)
+    neck = _complete(NECK, neck or {}, DEFAULT_NECK)
+    head = _complete(HEAD, head or {}, DEFAULT_HEAD)
     body = Backbone(**backbone or {})
-    pyramid = NECKS[neck_name](body.channels, body.strides, **neck_settings)
+    pyramid = NECK.build("neck", neck, body.channels, body.strides)
     detector = TwoStageDetector(
         backbone=body,
         neck=pyramid,
         rpn=RPN(*pyramid.width_and_strides(pyramid.proposal_levels), **rpn or {}),
-        head=HEADS[head_name](*pyramid.width_and_strides(pyramid.pooled_levels), len(classes), **head_settings),
+        head=HEAD.build("head", head, *pyramid.width_and_strides(pyramid.pooled_levels), len(classes)),
         norm_eps=norm_eps,
     )
     detector.classes = list(classes)
     settings = {
         "backbone": body.settings,
-        "neck": {"name": neck_name, **neck_settings},
+        "neck": neck,
         "rpn": _with_defaults(RPN, rpn or {}),
-        "head": {"name": head_name, **head_settings},
+        "head": head,
         "norm_eps": norm_eps,
     }
     detector.settings = json.loads(json.dumps(settings))  # lists for tuples, as they come back from a file
@@ -116,7 +117,8 @@ def read_detector(path: str | Path) -> TwoStageDetector:
         The detector, on the CPU, in evaluation mode; ``provenance`` holds what was kept with the weights.
 
     Raises:
-        ValueError: there is no such file, it is no detector, a newer version wrote it, or it is damaged.
+        ValueError: there is no such file, it is no detector, a newer version wrote it, it is damaged, or it has a part of
+            one's own that cannot be imported.
     """
     path = Path(path)
     if path.is_dir():
@@ -124,7 +126,10 @@ def read_detector(path: str | Path) -> TwoStageDetector:
     tensors, description = read_tensors(path)
     if description.get("kind") != KIND:
         raise ValueError(f"{path}: expected a file written by save_detector, it does not say it is a detector")
-    detector = build_detector(json.loads(description["classes"]), **json.loads(description["settings"]))
+    try:
+        detector = build_detector(json.loads(description["classes"]), **json.loads(description["settings"]))
+    except ValueError as error:  # it may have parts of a package that is not there
+        raise ValueError(f"{path}: the detector cannot be built again: {error}") from error
     detector.backbone.normalization = Normalization(**json.loads(description["normalization"]))
     detector.provenance = json.loads(description["provenance"])
     expected = {name: tensor.shape for name, tensor in detector.state_dict().items()}
@@ -139,15 +144,13 @@ def read_detector(path: str | Path) -> TwoStageDetector:
     return detector.eval()
 
 
-def _chosen(table: Mapping[str, type[nn.Module]], settings: dict[str, Any], default: str) -> tuple[str, dict[str, Any]]:
-    """Return the name of the part that settings choose from a table, and all its settings."""
-    name = settings.get("name", default)
-    if name not in table:
-        raise ValueError(f"name: expected {' or '.join(table)}, got '{name}'")
-    return name, _with_defaults(table[name], {key: value for key, value in settings.items() if key != "name"})
+def _complete(choice: OneOf, given: dict[str, Any], default: str) -> dict[str, Any]:
+    """Return all settings of the part that some choose, ``name`` first."""
+    name = given.get("name", default)
+    return {"name": name} | _with_defaults(choice.find(name), {key: given[key] for key in given if key != "name"})
 
 
-def _with_defaults(part: type[nn.Module], given: dict[str, Any]) -> dict[str, Any]:
+def _with_defaults(part: Callable[..., nn.Module], given: dict[str, Any]) -> dict[str, Any]:
     """Return all settings of a part, so that a saved detector does not change when a default does."""
     parameters = inspect.signature(part).parameters.values()
     settings = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | current_settings(part, given)

@@ -45,7 +45,9 @@ def other_optimizer(name: str) -> Callable[..., Optimizer] | None:
         return None
     info = get_optimizer_info(name)
     if isinstance(info.opt_class, str):
-        raise ValueError(f"name: {name} needs the package {info.opt_class.partition('.')[0]}, expected another optimizer")
+        raise ValueError(
+            f"name: {name} needs the package {info.opt_class.partition('.')[0]}, expected another optimizer"
+        )
     if info.second_order:
         raise ValueError(f"name: {name} needs second derivatives, which the training loop does not compute")
     defaults = ({"momentum": 0.9} if info.has_momentum else {}) | (info.defaults or {})
@@ -77,7 +79,9 @@ def build_with(
         return build(module, rate=rate, own=own, decay=WeightDecay(weight_decay=0.0))
 
     build.__annotations__["own"] = build_without_decay.__annotations__["own"] = own
-    build.__kwdefaults__ = {"decay": WeightDecay(weight_decay=float(parameters["weight_decay"].default))} if decays else {}
+    build.__kwdefaults__ = (
+        {"decay": WeightDecay(weight_decay=float(parameters["weight_decay"].default))} if decays else {}
+    )
     function = build if decays else build_without_decay
     function.__name__ = function.__qualname__ = name
     function.__doc__ = description or inspect.getdoc(kind)
@@ -104,7 +108,9 @@ def _settings_of(kind: type[Optimizer], name: str, defaults: Mapping[str, Any]) 
 
     doc = re.sub(r"(?m)^(\s*\w+) \([^)\n]*\):", r"\1:", inspect.getdoc(kind) or "")
     body = {"__post_init__": ask, "__doc__": doc}
-    return make_dataclass(f"{kind.__name__}Settings", rows, bases=(Settings,), namespace=body, frozen=True, kw_only=True)
+    return make_dataclass(
+        f"{kind.__name__}Settings", rows, bases=(Settings,), namespace=body, frozen=True, kw_only=True
+    )
 
 
 def _plain(hint: Any, default: Any) -> Any:
