@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionlab.checks import check_in
-from visionlab.data.views import Views
+from visionlab.data.views import Views, ViewSettings
 from visionlab.models.fast_rcnn_head import FastRCNNHead
 from visionlab.pretext import Pretext, PretextOutput
 from visionlab.train.optim import LearningRate, WeightDecay, parameter_groups
@@ -24,15 +24,23 @@ class BYOL(Pretext):
 
     Args:
         encoder: the backbone to train.
-        image_size: side of the views.
+        views: what is compared.
         momentum: the share of the slow copy that stays, in [0, 1].
         sizes: of nothing.
     """
 
-    def __init__(self, encoder, *, image_size: int = 32, momentum: float = 0.99, sizes: tuple[int, int] = (8, 4)):
+    @flat_settings
+    def __init__(
+        self,
+        encoder,
+        *,
+        views: ViewSettings = ViewSettings(image_size=32),
+        momentum: float = 0.99,
+        sizes: tuple[int, int] = (8, 4),
+    ):
         super().__init__(encoder)
         check_in("[0, 1]", momentum=momentum)
-        self.views = Views.crops(image_size, count=2)
+        self.views = Views.crops(views=views, count=2)
         self.depth = encoder.settings["options"]
         self.predictor = nn.Sequential(
             nn.Linear(encoder.num_features, sizes[0]), nn.ReLU(), nn.Linear(sizes[0], encoder.num_features)
@@ -109,6 +117,9 @@ class Broken(Pretext):
     def __init__(self, encoder, *, size: int = 1):
         super().__init__(encoder)
         raise KeyError("nothing")
+
+    def forward(self, batch):
+        return None
 
 
 NUMBER = 3

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from functools import cache, cached_property, reduce
 from operator import or_
 from types import NoneType, SimpleNamespace
@@ -161,9 +162,10 @@ def part_of(
     # Only the settings are resolved: what stands before the star may be known to type checkers alone.
     holder = SimpleNamespace(__annotations__={p.name: p.annotation for p in parameters})
     hints = get_type_hints(holder, globalns=inspect.unwrap(function).__globals__, include_extras=True)
-    kinds = [kind for group in groups_of(constructor).values() for kind in reversed(group.kind.__mro__)]
-    docs = [*(inspect.getdoc(kind) or "" for kind in kinds), doc]
-    helps = reduce(or_, map(argument_help, [*docs, inspect.getdoc(function) or ""]))
+    helps = argument_help(doc) | argument_help(inspect.getdoc(function) or "")
+    for group in groups_of(constructor).values():
+        of_group = reduce(or_, (argument_help(inspect.getdoc(kind) or "") for kind in reversed(group.kind.__mro__)))
+        helps |= {field.name: of_group[field.name] for field in dataclass_fields(group.kind) if field.name in of_group}
 
     fields: dict[str, Any] = {} if name is None else {"name": (Literal[name], name if only else ...)}  # type: ignore[valid-type]
     for parameter in parameters:

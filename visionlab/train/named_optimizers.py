@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from visionlab.checks import check_in
 from visionlab.choices import OneOf, load_object
 from visionlab.settings import Settings, flat_settings
 from visionlab.train.optim import OPTIMIZERS, LearningRate, WeightDecay, parameter_groups
@@ -34,7 +36,7 @@ def other_optimizer(name: str) -> Callable[..., Optimizer] | None:
     and weight decay of all optimizers.
 
     Raises:
-        ValueError: timm's cannot be used here, or there is nothing at that place.
+        ValueError: there is none of that name, or it cannot be used here.
     """
     if ":" in name:
         found = load_object(name)
@@ -42,7 +44,9 @@ def other_optimizer(name: str) -> Callable[..., Optimizer] | None:
     from timm.optim import get_optimizer_info, list_optimizers  # here, because timm takes seconds to import
 
     if name not in list_optimizers():
-        return None
+        close = ", ".join(difflib.get_close_matches(name, [*OPTIMIZERS, *map(str, list_optimizers())], 3))
+        hint = f"; did you mean {close}?" if close else ""
+        raise ValueError(f"name: expected {' or '.join(OPTIMIZERS)} or another optimizer of timm, got '{name}'{hint}")
     info = get_optimizer_info(name)
     if isinstance(info.opt_class, str):
         raise ValueError(
@@ -96,12 +100,13 @@ def _settings_of(kind: type[Optimizer], name: str, defaults: Mapping[str, Any]) 
         default = defaults.get(parameter.name, parameter.default)
         annotation = _plain(hints.get(parameter.name), default)
         if annotation is not None and parameter.name not in _NO_SETTINGS:
-            given = {} if default is parameter.empty else {"default": default}
-            rows.append((parameter.name, annotation, field(**given)))
+            rows.append((parameter.name, annotation, field() if default is parameter.empty else field(default=default)))
 
     def ask(settings: Settings) -> None:
+        given = vars(settings)
+        check_in("[0, 1)", **{key: given[key] for key in ("betas", "momentum") if key in given})  # not all refuse it
         try:
-            kind([nn.Parameter(torch.zeros(1, 1))], lr=1.0, **vars(settings))  # type: ignore[call-arg]
+            kind([nn.Parameter(torch.zeros(1, 1))], lr=1.0, **given)  # type: ignore[call-arg]
         except (ValueError, TypeError, AssertionError) as error:
             known = [row[0] for row in rows if re.search(rf"\b{row[0]}\b", str(error))]
             raise ValueError(f"{known[0] if len(known) == 1 else name}: {' '.join(str(error).split())}") from error
