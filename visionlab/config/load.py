@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from visionlab.config.document import ConfigError, Document, to_yaml
 from visionlab.config.faults import corrections, explain
 from visionlab.config.schema import Run
-from visionlab.models.detector import DEFAULT_HEAD, HEADS
+from visionlab.models.detector import DEFAULT_HEAD, HEAD
 from visionlab.renames import check_moved, moved_keys, section_default
 
 __all__ = ["ConfigError", "json_schema", "load", "show"]
@@ -53,9 +53,12 @@ def load(path: str | Path, overrides: Iterable[str] = (), kind: Any = Run) -> An
 def _move_settings(document: Document) -> None:
     """Put the settings of a head that stood elsewhere in earlier versions where they stand today."""
     head = document.data.get("head")
-    constructor = HEADS.get(str(head.get("name", DEFAULT_HEAD))) if isinstance(head, dict) else None
-    if constructor is None:
+    if not isinstance(head, dict):
         return
+    try:
+        constructor = HEAD.find(str(head.get("name", DEFAULT_HEAD)))
+    except ValueError:
+        return  # whoever reads the section says so
     moved = moved_keys(constructor, head)
     try:
         check_moved(constructor, head)

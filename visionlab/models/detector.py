@@ -47,8 +47,8 @@ def build_detector(
         neck: settings of the neck that ``name`` chooses from ``NECKS``, or that is called ``package.module:Class``: by
             default of ``FPN``; a plain vision transformer needs "simple_pyramid".
         rpn: settings of ``RPN``.
-        head: settings of the head that ``name`` chooses likewise from ``HEADS``, by default of ``FastRCNNHead``; also by the
-            names that they had in earlier versions.
+        head: settings of the head that ``name`` chooses likewise from ``HEADS``, by default of ``FastRCNNHead``; also
+            by the names that they had in earlier versions.
         norm_eps: epsilon of the backbone's BatchNorm layers; by default they keep theirs.
 
     Returns:
@@ -117,8 +117,8 @@ def read_detector(path: str | Path) -> TwoStageDetector:
         The detector, on the CPU, in evaluation mode; ``provenance`` holds what was kept with the weights.
 
     Raises:
-        ValueError: there is no such file, it is no detector, a newer version wrote it, it is damaged, or it has a part of
-            one's own that cannot be imported.
+        ValueError: there is no such file, it is no detector, a newer version wrote it, it is damaged, or it has a part
+            of one's own that cannot be imported.
     """
     path = Path(path)
     if path.is_dir():
