@@ -1,5 +1,5 @@
 // The table of operators: one row each. Kernels register themselves for a device in csrc/ops/<device>/<op>.cpp.
-// visionlab/ops/schemas.py holds the same rows for an install without this library.
+// Each file of visionlab/ops repeats its rows, for an install without this library.
 #include "common.h"
 #include "simd.h"
 
