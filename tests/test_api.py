@@ -35,6 +35,9 @@ NAMES = {
     "visionlab.data.folder": "ImageFolder",
     "visionlab.data.copies": "find_leaks group_photos",
     "visionlab.data.split": "split_part",
+    "visionlab.data.annotated": "AnnotatedData AnnotatedPart",
+    "visionlab.data.labelled": "LabelledData labelled_data",
+    "visionlab.data.layouts": "LAYOUTS read_layout recognize",
     "visionlab.data.check": "CheckResult check_dataset",
     "visionlab.data.problems": "KINDS Policy Problem",
     "visionlab.data.synthetic": "draw_scene write_synthetic",
@@ -97,8 +100,8 @@ CHOICES = {
     "visionlab.pretext.PRETEXTS": """
         cpc dim instance_discrimination jigsaw moco patch_position rotation simclr vicreg
     """,
-    "visionlab.data.sources.PRETRAIN_DATA": "coco folder synthetic",
-    "visionlab.data.sources.DETECT_DATA": "coco synthetic",
+    "visionlab.data.sources.PRETRAIN_DATA": "auto coco folder synthetic voc yolo",
+    "visionlab.data.sources.DETECT_DATA": "auto coco synthetic voc yolo",
     "visionlab.models.detector.HEADS": "fast_rcnn",
     "visionlab.models.detector.NECKS": "fpn simple_pyramid",
     "visionlab.models.pools.POOLS": "roi_align roi_pool",

@@ -16,8 +16,8 @@ from visionlab import distributed
 from visionlab.config import build
 from visionlab.config.schema import Detect, Pretrain
 from visionlab.data.identity import common_folder, identify
+from visionlab.data.labelled import LabelledData
 from visionlab.data.problems import Problem, digest
-from visionlab.data.sources import LabelledData
 from visionlab.data.transforms import EvaluationResize
 from visionlab.eval.coco_map import CocoMetrics
 from visionlab.eval.drawing import draw_views, save_jpeg
@@ -82,6 +82,8 @@ def _pretrain(run: Pretrain, folder: Path, device: torch.device) -> None:
     data = run.data.build()
     loader = build.unlabelled_loader(run, data, pretext.views, device)
     open_folder(run, device, {"train": (common_folder(data.files), identify(data))})
+    for note in getattr(data, "notes", ()):  # which a source of one's own need not have
+        _say(f"data: {note}")
     _tell("data", data.problems)
     pretext.prepare(loader.sampler.length, run.train.steps)
     task = PretrainTask(pretext)

@@ -12,7 +12,17 @@ from PIL import Image
 from visionlab.config import build
 from visionlab.config.load import load
 from visionlab.config.shipped import shipped
-from visionlab.data.sources import UnlabelledCoco, coco, synthetic, synthetic_unlabelled
+from visionlab.data.sources import (
+    auto,
+    auto_unlabelled,
+    coco,
+    coco_unlabelled,
+    synthetic,
+    synthetic_unlabelled,
+    voc,
+    yolo,
+    yolo_unlabelled,
+)
 from visionlab.data.transforms import EvaluationResize
 
 
@@ -35,7 +45,7 @@ def root(tmp_path) -> Path:
 
 
 def test_images_of_a_json_without_their_boxes(root):
-    data = UnlabelledCoco(root=str(root), annotations="a.json", images="images", limit=4)
+    data = coco_unlabelled(root=str(root), annotations="a.json", images="images", limit=4)
     assert len(data) == len(data.files) == 4
     assert data.load(0).shape == (10, 20, 3)
 
@@ -144,10 +154,138 @@ def test_shipped_examples_read_real_data(test_data, tmp_path, name, images):
 def test_copies_among_training_and_validation_images_are_told(root):
     """By bytes and by name; here each image is its own copy."""
     settings = {"root": str(root), "annotations": "a.json", "images": "images"}
-    (note,) = coco(root / "run", **settings, val_annotations="a.json").notes
+    _, note = coco(root / "run", **settings, val_annotations="a.json").notes
     assert note.startswith("leak: 10 of 10 images of val are copies of one of train: ")
     assert note.endswith("(equal bytes), and 9 more; `visionlab check-data` names all")
-    (note,) = coco(root / "run", **settings, val_fraction=0.2, near_copies=0).notes
+    _, note = coco(root / "run", **settings, val_fraction=0.2, near_copies=0).notes
     assert note.startswith("split: ")
     with pytest.raises(ValueError, match="near_copies: no effect without val_fraction"):
         coco(root, **settings, near_copies=0)
+
+
+# --- whatever lies in a folder ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "classes"),
+    [
+        ("egg", (1867, 74), ["fertile", "infertile"]),
+        ("foosball", (57, 13), ["ball", "hand", "figure"]),
+        ("mushroom", (78, 6), ["Mushroom"]),
+        ("ships", (325, 99), ["Ships"]),
+        ("deeppcb", (700, 300), ["open", "short", "mousebite", "spur", "copper", "pin-hole"]),
+        ("bccd", (205, 87), ["RBC", "WBC", "Platelets"]),
+    ],
+)
+def test_a_folder_is_recognized(test_data, tmp_path, name, images, classes):
+    data = auto(tmp_path, root=str(test_data / name))
+    assert (len(data.train), len(data.val)) == images
+    assert (sorted(data.train.classes), data.val.classes) == (sorted(classes), data.train.classes)
+    used = {label for dataset in (data.train, data.val) for record in dataset.records for label in record.labels}
+    assert used == set(range(len(classes)))
+    assert data.notes[0].partition(":")[0] in ("COCO json", "YOLO")
+
+
+def test_classes_that_no_box_uses(root):
+    content = json.loads((root / "a.json").read_text())
+    supercategory = [{"id": 0, "name": "animals"}, *content["categories"], {"id": 9, "name": "cow"}]
+    (root / "b.json").write_text(json.dumps(content | {"categories": supercategory}))
+    settings = {"root": str(root), "annotations": "b.json", "images": "images"}
+    data = coco(root, **settings)
+    assert data.train.classes == ["cat", "dog"]
+    assert data.notes[1] == "classes that no box uses are left out: animals, cow; `keep_unused: true` keeps them"
+    kept = coco(root, **settings, keep_unused=True)
+    assert kept.train.classes == ["animals", "cat", "dog", "cow"]
+    assert len(kept.notes) == 1
+    assert coco(root, **settings, classes=["cow", "dog"]).train.classes == ["cow", "dog"]
+    with pytest.raises(ValueError, match="keep_unused: no effect beside classes"):
+        coco(root, **settings, classes=["cow"], keep_unused=True)
+
+
+def test_classes_of_one_part_alone_are_told(root):
+    content = json.loads((root / "a.json").read_text())
+    dogs = [entry for entry in content["annotations"] if entry["category_id"] == 7]
+    cow = {"id": 99, "image_id": 1, "category_id": 8, "bbox": [1, 1, 5, 5]}
+    categories = [*content["categories"], {"id": 8, "name": "cow"}]
+    (root / "dogs.json").write_text(json.dumps(content | {"annotations": dogs}))
+    (root / "cow.json").write_text(
+        json.dumps(content | {"annotations": [*content["annotations"], cow], "categories": categories})
+    )
+    data = coco(root, root=str(root), annotations="dogs.json", images="images", val_annotations="cow.json")
+    assert data.val.classes == data.train.classes == ["cat", "dog"]
+    assert data.notes[1:3] == (
+        "class cat: no box to train on, 4 to evaluate on",
+        "1 boxes to evaluate on are left out: no class to train on is cow",
+    )
+
+
+def test_parts_are_there_or_made_but_not_both(test_data, tmp_path):
+    cards = str(test_data / "cards")
+    assert auto(tmp_path, root=cards).val is None
+    split = auto(tmp_path, root=cards, val_fraction=0.2)
+    assert len(split.train) + len(split.val) == 122
+    for dataset, folder in ((split.train, "train"), (voc(tmp_path, root=cards, evaluate_on="test").val, "test")):
+        assert {Path(record.file).parent.name for record in dataset.records} == {folder}
+    with pytest.raises(ValueError, match=r"val_fraction: expected none, for .*egg/valid/.* to evaluate on, got 0.2"):
+        auto(tmp_path, root=str(test_data / "egg"), val_fraction=0.2)
+    with pytest.raises(ValueError, match=r"evaluate_on: expected val, for there is no other part, got test; COCO json"):
+        auto(tmp_path, root=str(test_data / "deeppcb"), evaluate_on="test")
+    with pytest.raises(ValueError, match="val_fraction: expected either val_fraction or evaluate_on: test, got both"):
+        auto(tmp_path, root="nowhere", val_fraction=0.2, evaluate_on="test")
+    with pytest.raises(ValueError, match=r"cards: expected annotations, YOLO, got .*\.xml"):
+        yolo(tmp_path, root=cards)
+
+
+def test_settings_of_an_evaluation_need_images_to_evaluate_on(test_data, tmp_path):
+    data = {"root": str(test_data / "cards")}
+    config = tmp_path / "a.yaml"
+    config.write_text(
+        f"task: detect\nout: {tmp_path}\ndata: {json.dumps(data)}\ntrain: {{steps: 3, evaluate_every: 1}}\n"
+        "optimizer: {name: sgd, lr: 0.1}\nloader: {batch_size: 2}\n"
+    )
+    with pytest.raises(ValueError, match="evaluate_every: no effect without images to evaluate on, which data"):
+        build.labelled_data(load(config), tmp_path)
+
+
+def test_several_json_files_are_joined_by_the_names_of_classes(root):
+    content = json.loads((root / "a.json").read_text())
+    (root / "more").mkdir()
+    Image.new("RGB", (20, 10)).save(root / "more" / "0.png")
+    other = {
+        "images": [{"id": 1, "file_name": "0.png"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": "1", "bbox": [2, 2, 4, 4]},
+            {"id": 2, "image_id": 1, "category_id": 6, "bbox": [3, 3, 0, 4]},
+        ],
+        "categories": [{"id": 1, "name": "dog"}, {"id": 6, "name": "cow"}],
+    }
+    (root / "more" / "b.json").write_text(json.dumps(other))
+    data = coco(
+        root, root=str(root), annotations=["a.json", "more/b.json"], images=["images", "more"], keep_unused=True
+    )
+    assert data.train.classes == ["cat", "dog", "cow"]
+    assert data.train.category_ids == [6, 7, 8]
+    assert len(data.train) == len({record.image_id for record in data.train.records}) == 11
+    last = data.train.records[-1]
+    assert (last.boxes.tolist(), last.labels.tolist()) == ([[2, 2, 6, 6]], [1])
+    ours = coco(root, root=str(root), annotations="a.json", images="images").train
+    for mine, joined in zip(ours.records, data.train.records, strict=False):
+        assert (mine.image_id, mine.boxes.tolist()) == (joined.image_id, joined.boxes.tolist())
+    assert f"{root}/more/0.png, {root}/more/b.json, annotation 2: zero-box" in str(data.train.problems[-1])
+    assert content["images"]
+
+
+def test_images_to_pretrain_on(test_data, root):
+    """Those to train on and those without annotations, never those to evaluate on."""
+    pcb = auto_unlabelled(root=str(test_data / "deeppcb"))
+    assert len(pcb) == len(set(pcb.files)) == 700 + 800
+    assert pcb.load(0).shape == (320, 320, 3)
+    assert len(auto_unlabelled(root=str(test_data / "deeppcb"), limit=100)) == 100
+    assert len(yolo_unlabelled(root=str(test_data / "ships"))) == 325
+    assert len(auto_unlabelled(root=str(test_data / "cards"))) == 122
+    plain = auto_unlabelled(root=str(test_data / "imagenette_subset"))
+    assert len(plain) == 600
+    assert plain.notes == (f"images without annotations: {test_data}/imagenette_subset/train (600 images)",)
+    assert len(auto_unlabelled(root=str(root / "images"))) == 10
+    with pytest.raises(ValueError, match="nowhere: expected the folder of a dataset, got nothing there"):
+        auto_unlabelled(root=str(root / "nowhere"))

@@ -9,10 +9,10 @@ import torch
 from torch.optim import Optimizer
 
 from visionlab.config.schema import Common, Detect, Pretrain
+from visionlab.data.labelled import LabelledData
 from visionlab.data.loader import EvalLoader, TrainLoader
 from visionlab.data.problems import Problem
 from visionlab.data.samples import DetectionSamples, ViewSamples
-from visionlab.data.sources import LabelledData
 from visionlab.data.transforms import EvaluationResize
 from visionlab.data.views import ViewsLike
 from visionlab.eval.detection import DetectionEvaluator
@@ -57,12 +57,15 @@ def labelled_data(run: Detect, folder: Path, classes: list[str] | None = None) -
             the config.
 
     Raises:
-        ValueError: the data has other classes.
+        ValueError: the data has other classes, or no images to evaluate on where settings ask for an evaluation.
     """
     section = run.data
     if classes is not None and "classes" in type(section).model_fields:
         section = section.model_copy(update={"classes": classes})
     data = section.build(folder)
+    if data.val is None:
+        for key, what in run.without_validation():
+            raise ValueError(f"{key}: {what}")
     if classes is not None and data.train.classes != classes:
         raise ValueError(f"expected data with the classes of the detector, {classes}, got {data.train.classes}")
     return data

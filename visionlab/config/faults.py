@@ -60,7 +60,7 @@ def _explain(fault: str, message: str, location: Keys, kind: Any, data: Any) -> 
     if fault == "missing":
         meaning = (kind.description or "").rstrip(".") if isinstance(kind, FieldInfo) else ""
         return keys, f"missing, expected {describe(kind)}{f' ({meaning})' if meaning else ''}"
-    if fault.startswith("union_tag"):
+    if fault.startswith("union_tag") and isinstance(value, Mapping):
         key, choices = next(iter(_tags(kind).items()))
         if key not in value:
             return (*keys, key), f"missing, expected one of {', '.join(choices)}"
@@ -168,7 +168,7 @@ def _tag(section: Any) -> dict[str, str]:
         return {}
     key, field = next(iter(section.model_fields.items()))
     values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-    return {key: values[0]} if len(values) == 1 and field.is_required() else {}
+    return {key: values[0]} if len(values) == 1 else {}
 
 
 def _sections(kind: Any, value: Any) -> list[type[BaseModel]]:
@@ -177,7 +177,9 @@ def _sections(kind: Any, value: Any) -> list[type[BaseModel]]:
         return [own]
     sections = [option for option in _options(kind) if isinstance(option, type) and issubclass(option, BaseModel)]
     if len(sections) > 1 and isinstance(value, Mapping):
-        return [s for s in sections if any(value.get(key) == tag for key, tag in _tag(s).items())]
+        return [
+            s for s in sections for key, tag in _tag(s).items() if value.get(key, s.model_fields[key].default) == tag
+        ]
     return sections if len(sections) == 1 else []
 
 

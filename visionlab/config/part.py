@@ -13,7 +13,7 @@ from operator import or_
 from types import NoneType, SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, create_model
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import no_info_wrap_validator_function, plain_serializer_function_ser_schema
 
@@ -58,18 +58,20 @@ class From:
         source: a constructor or function; or a choice, whose table, or a plain table of them, has the constructors
             that the section's key ``name`` chooses from. A choice also takes constructors of one's own.
         without: parameters after the star that the program gives.
+        unnamed: the choice where the section has no ``name``; the only one there is, by default.
     """
 
     source: Callable[..., Any] | Mapping[str, Callable[..., Any]] | OneOf
     without: tuple[str, ...] = ()
+    unnamed: str | None = None
 
     @property
     def parts(self) -> list[type[Part]]:
         """The sections that may stand here, those of one's own aside."""
         table = self.source.table if isinstance(self.source, OneOf) else self.source
         if isinstance(table, Mapping):
-            only = len(table) == 1
-            return [part_of(constructor, name, self.without, only) for name, constructor in table.items()]
+            unnamed = next(iter(table)) if len(table) == 1 else self.unnamed
+            return [part_of(made, name, self.without, name == unnamed) for name, made in table.items()]
         return [part_of(table, None, self.without)]
 
     def own(self, value: Any) -> type[Part] | None:
@@ -94,8 +96,16 @@ class From:
 
     @cached_property
     def _union(self) -> Any:
-        kind = reduce(or_, self.parts)  # type: ignore[arg-type]
-        return Annotated[kind, Field(discriminator="name")] if len(self.parts) > 1 else kind
+        parts = self.parts
+        if len(parts) == 1:
+            return parts[0]
+        if self.unnamed is None:
+            return Annotated[reduce(or_, parts), Field(discriminator="name")]  # type: ignore[arg-type]
+        tagged = [Annotated[part, Tag(get_args(part.model_fields["name"].annotation)[0])] for part in parts]
+        return Annotated[reduce(or_, tagged), Discriminator(self._name)]  # type: ignore[arg-type]
+
+    def _name(self, section: Any) -> Any:
+        return section.get("name", self.unnamed) if isinstance(section, Mapping) else getattr(section, "name", None)
 
     @cached_property
     def _adapter(self) -> TypeAdapter:
@@ -133,7 +143,7 @@ class From:
 
 @cache
 def part_of(
-    constructor: Callable[..., Any], name: str | None = None, without: tuple[str, ...] = (), only: bool = False
+    constructor: Callable[..., Any], name: str | None = None, without: tuple[str, ...] = (), unnamed: bool = False
 ) -> type[Part]:
     """Read the settings of a constructor or function off its keyword-only parameters.
 
@@ -141,7 +151,7 @@ def part_of(
         constructor: a class or function; every parameter after the star is annotated.
         name: the value of the key ``name`` that chooses this part from a table; None where there is no choice.
         without: parameters after the star that are no settings.
-        only: there is nothing else to choose, so that ``name`` may be left out.
+        unnamed: this is what is meant where ``name`` is left out.
 
     Returns:
         A pydantic model with the parameters' annotations and defaults, described by the docstring.
@@ -167,7 +177,7 @@ def part_of(
         of_group = reduce(or_, (argument_help(inspect.getdoc(kind) or "") for kind in reversed(group.kind.__mro__)))
         helps |= {field.name: of_group[field.name] for field in dataclass_fields(group.kind) if field.name in of_group}
 
-    fields: dict[str, Any] = {} if name is None else {"name": (Literal[name], name if only else ...)}  # type: ignore[valid-type]
+    fields: dict[str, Any] = {} if name is None else {"name": (Literal[name], name if unnamed else ...)}  # type: ignore[valid-type]
     for parameter in parameters:
         default = ... if parameter.default is parameter.empty else parameter.default
         kind = hints[parameter.name]

@@ -99,7 +99,7 @@ class Pretrain(Common):
     """Train a backbone on unlabelled images: ``task: pretrain``."""
 
     task: Literal["pretrain"]
-    data: Annotated[Part, From(OneOf(PRETRAIN_DATA))]
+    data: Annotated[Part, From(OneOf(PRETRAIN_DATA), unnamed="auto")]
     pretext: Annotated[Part, From(OneOf(PRETEXTS, Pretext))]
     train: Annotated[Part, From(train, without=("evaluate_every",))]
 
@@ -112,7 +112,7 @@ class Detect(Common):
     """Train a detector on labelled images, and evaluate it: ``task: detect``."""
 
     task: Literal["detect"]
-    data: Annotated[Part, From(OneOf(DETECT_DATA))]
+    data: Annotated[Part, From(OneOf(DETECT_DATA), unnamed="auto")]
     detector: str | None = None
     """The trained detector to start from: our file or run folder, or torchvision's ``fasterrcnn_resnet50_fpn``."""
 
@@ -135,17 +135,17 @@ class Detect(Common):
             yield from refusals("resize", self.resize)
         yield from detector_refusals(self.backbone, self.neck, self.rpn, self.head)
         yield from refusals("evaluate", self.evaluate, {}, [])
-        if self.data.name == "coco":
-            yield from self._validation_conflicts()
-
-    def _validation_conflicts(self) -> Iterator[tuple[str, str]]:
         data = self.data
-        if data.val_annotations is None and data.val_fraction is None:
-            missing = "without images to evaluate on: data.val_annotations or data.val_fraction"
-            if self.train.evaluate_every is not None:
-                yield "train.evaluate_every", f"no effect {missing}"
-            if self.evaluate != type(self).model_fields["evaluate"].get_default(call_default_factory=True):
-                yield "evaluate", f"no effect {missing}"
+        if data.name == "coco" and data.annotations and data.val_annotations is None and data.val_fraction is None:
+            yield from self.without_validation()
+
+    def without_validation(self) -> Iterator[tuple[str, str]]:
+        """Yield the settings that have no effect where there are no images to evaluate on."""
+        missing = "without images to evaluate on, which data.val_fraction takes from those to train on"
+        if self.train.evaluate_every is not None:
+            yield "train.evaluate_every", f"no effect {missing}"
+        if self.evaluate != type(self).model_fields["evaluate"].get_default(call_default_factory=True):
+            yield "evaluate", f"no effect {missing}"
 
 
 Run = Annotated[Pretrain | Detect, Field(discriminator="task")]

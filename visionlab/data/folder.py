@@ -75,6 +75,7 @@ class ImageFolder:
             source, files = ", ".join(roots), find_images(roots, recursive=where.recursive, extensions=where.extensions)
         limit = selection.limit
         self.policy: Policy = selection.policy
+        self.notes = (f"images: {source} ({len(files)} files)",)
         self.problems: list[Problem] = []
         if check_files:
             files = self._checked(files, source)

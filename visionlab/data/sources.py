@@ -8,22 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from visionlab import distributed
-from visionlab.checks import check_in
-from visionlab.data.annotated import AnnotatedPart
-from visionlab.data.coco import CocoDataset
-from visionlab.data.coco_json import read_coco
-from visionlab.data.copies import find_leaks
+from visionlab.data.annotated import AnnotatedData, AnnotatedPart
 from visionlab.data.folder import ImageFolder
-from visionlab.data.looks import NEAR_COPIES
-from visionlab.data.selection import LabelSelection, Selection
-from visionlab.data.split import split_part
+from visionlab.data.labelled import LabelledData, labelled_data
+from visionlab.data.layouts import coco as coco_layout
+from visionlab.data.layouts import read_layout
+from visionlab.data.selection import ClassSelection, Selection, Validation
 from visionlab.data.synthetic import SyntheticSettings, write_synthetic
+from visionlab.data.unlabelled import UnlabelledImages, images_in, unlabelled_data
 from visionlab.settings import Settings, flat_settings
 
 
@@ -40,85 +36,102 @@ class Root(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class CocoFiles(Settings):
-    """The files of a COCO dataset.
+    """The files of a COCO dataset; without them they are looked for in its folder.
 
     Args:
-        annotations: the COCO json.
-        images: the folder of its images.
+        annotations: the COCO json, or several, whose categories of one name are one.
+        images: the folder of the images, or one for each json; by default the one near the json that has them.
     """
 
-    annotations: str
-    images: str
+    annotations: str | list[str] | None = None
+    images: str | list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.annotations is not None and not self.annotations:
+            raise ValueError(f"annotations: expected a json or several, got {self.annotations!r}")
+        if self.annotations is None and self.images is not None:
+            raise ValueError("images: no effect without annotations")
+        _check_folders("images", self.images, self.annotations)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validation(Settings):
-    """Which share of the labelled images is evaluated on.
+class LabelledCocoFiles(CocoFiles, Validation):
+    """The files of a COCO dataset, to train on and to evaluate on.
 
     Args:
-        val_fraction: evaluate on this share of the training images, between 0 and 1, and train on the others.
-        split_seed: another seed, another split.
-        near_copies: copies of one photo are not divided: those that Roboflow made, equal files, and images that look
-            the same. These may differ in this share of a hash of 256 comparisons, from 0 to 1; 0 leaves looks out.
+        val_annotations: the COCO json to evaluate on, or several.
+        val_images: the folder of its images, or one for each json; by default ``images``.
     """
 
-    val_fraction: float | None = None
-    split_seed: int = 0
-    near_copies: float = NEAR_COPIES
+    val_annotations: str | list[str] | None = None
+    val_images: str | list[str] | None = None
 
     def __post_init__(self) -> None:
-        check_in("(0, 1)", val_fraction=self.val_fraction)
-        check_in("[0, 1]", near_copies=self.near_copies)
-        for name, default in (("split_seed", 0), ("near_copies", NEAR_COPIES)):
-            if self.val_fraction is None and getattr(self, name) != default:
-                raise ValueError(f"{name}: no effect without val_fraction")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CocoValidation(Validation):
-    """Which labelled images are evaluated on: others, or a share of those to train on.
-
-    Args:
-        val_annotations: the COCO json to evaluate on.
-        val_images: the folder of its images; by default ``images``.
-    """
-
-    val_annotations: str | None = None
-    val_images: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+        CocoFiles.__post_init__(self)
+        Validation.__post_init__(self)
         if self.val_fraction is not None and self.val_annotations is not None:
             raise ValueError("val_fraction: expected either val_fraction or val_annotations, got both")
         if self.val_annotations is None and self.val_images is not None:
             raise ValueError("val_images: no effect without val_annotations")
+        _check_folders("val_images", self.val_images, self.val_annotations)
+        if self.annotations is None and self.val_annotations is not None:
+            raise ValueError("val_annotations: expected annotations beside it, got none")
+        if self.annotations is not None and self.evaluate_on == "test":
+            raise ValueError("evaluate_on: no effect beside annotations; val_annotations names what is evaluated on")
 
 
-# --- unlabelled images, to pretrain on -------------------------------------------------------------------------------
+def _check_folders(name: str, folders: str | list[str] | None, annotations: str | list[str] | None) -> None:
+    """Refuse a list of folders that is not one for each json."""
+    if isinstance(folders, list) and (not isinstance(annotations, list) or len(folders) != len(annotations)):
+        raise ValueError(f"{name}: expected one folder, or one for each json, got {len(folders)} folders")
 
 
-class UnlabelledCoco:
-    """The images of a COCO json without their boxes, to pretrain on the very images that a detector is trained on.
+# --- images to pretrain on -------------------------------------------------------------------------------------------
+
+
+@flat_settings
+def auto_unlabelled(*, where: Root, selection: Selection) -> UnlabelledImages:
+    """The images in a folder, whatever it holds: of a dataset those to train on, else all.
+
+    Args:
+        where: the folder.
+        selection: which images are used, and what is done with faulty ones.
+    """
+    return images_in(where.root, selection)
+
+
+@flat_settings
+def coco_unlabelled(*, where: Root = Root(root="."), files: CocoFiles, selection: Selection) -> UnlabelledImages:
+    """The images of COCO json files without their boxes, to pretrain on the images that a detector is trained on.
 
     Args:
         where: the folder of the dataset.
         files: its json, of which only the list of images is used, and its images.
         selection: which images are used, and what is done with faulty ones.
     """
+    return unlabelled_data(_coco_data(where.root, files, ("train",)), selection)
 
-    @flat_settings
-    def __init__(self, *, where: Root = Root(root="."), files: CocoFiles, selection: Selection) -> None:
-        self._dataset = _coco(where.root, files.annotations, files.images, selection=selection)
-        self.files = [record.file for record in self._dataset.records]
-        self.problems = self._dataset.problems
-        self.policy = selection.policy
 
-    def __len__(self) -> int:
-        return len(self.files)
+@flat_settings
+def yolo_unlabelled(*, where: Root, selection: Selection) -> UnlabelledImages:
+    """The images of a YOLO dataset to train on, without their boxes.
 
-    def load(self, index: int) -> NDArray[np.uint8]:
-        """Return the ``(height, width, 3)`` uint8 RGB pixels of one image."""
-        return self._dataset.load(index)[0]
+    Args:
+        where: the folder of the dataset, or its ``data.yaml``.
+        selection: which images are used, and what is done with faulty ones.
+    """
+    return unlabelled_data(read_layout("yolo", where.root, ("train",)), selection)
+
+
+@flat_settings
+def voc_unlabelled(*, where: Root, selection: Selection) -> UnlabelledImages:
+    """The images of a VOC dataset to train on, without their boxes.
+
+    Args:
+        where: the folder of the dataset.
+        selection: which images are used, and what is done with faulty ones.
+    """
+    return unlabelled_data(read_layout("voc", where.root, ("train",)), selection)
 
 
 @flat_settings
@@ -134,27 +147,31 @@ def synthetic_unlabelled(*, where: Root, amount: SyntheticSettings) -> ImageFold
 
 
 PRETRAIN_DATA: dict[str, Callable[..., Any]] = {
+    "auto": auto_unlabelled,
     "folder": ImageFolder,
-    "coco": UnlabelledCoco,
+    "coco": coco_unlabelled,
+    "yolo": yolo_unlabelled,
+    "voc": voc_unlabelled,
     "synthetic": synthetic_unlabelled,
 }
 
 # --- labelled images, to train and measure a detector ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LabelledData:
-    """Images to train on, and those to evaluate on, if any, with the same classes in the same order.
+@flat_settings
+def auto(
+    out: Path, *, where: Root, labels: ClassSelection, selection: Selection, validation: Validation
+) -> LabelledData:
+    """The annotated dataset in a folder, in whatever layout: COCO json, YOLO or VOC.
 
     Args:
-        train: the images to train on.
-        val: those to evaluate on.
-        notes: what is worth saying about them, one line each.
+        out: the run folder; a split is written there.
+        where: the folder of the dataset.
+        labels: which classes are used, and whether images without a box are trained on.
+        selection: which images are trained on, and what is done with faulty ones.
+        validation: what is evaluated on, with the same classes, images without a box and no limit.
     """
-
-    train: CocoDataset
-    val: CocoDataset | None
-    notes: tuple[str, ...] = ()
+    return _labelled("auto", out, where, labels, selection, validation)
 
 
 @flat_settings
@@ -162,66 +179,53 @@ def coco(
     out: Path,
     *,
     where: Root = Root(root="."),
-    files: CocoFiles,
-    validation: CocoValidation,
-    labels: LabelSelection,
+    files: LabelledCocoFiles,
+    labels: ClassSelection,
     selection: Selection,
 ) -> LabelledData:
-    """Images with a COCO json, and either others to evaluate on or a share of the same.
+    """Images with COCO json files, and either others to evaluate on or a share of the same.
 
     Args:
         out: the run folder; a split is written there.
         where: the folder of the dataset.
-        files: the json to train on, and its images.
-        validation: what is evaluated on, with the same classes, images without a box and no limit.
+        files: the json to train on and its images, and what is evaluated on, with the same classes, images without a
+            box and no limit.
         labels: which classes are used, and whether images without a box are trained on.
         selection: which images are trained on, and what is done with faulty ones.
     """
-
-    def read(annotations: str, images: str) -> AnnotatedPart:
-        file = os.path.join(where.root, annotations)
-        return AnnotatedPart(read_coco(file), os.path.join(where.root, images), file)
-
-    part = read(files.annotations, files.images)
-    val_part = None
-    if validation.val_fraction is not None:
-        part, val_part = split(part, out, validation)
-    elif validation.val_annotations is not None:
-        val_part = read(validation.val_annotations, validation.val_images or files.images)
-    train = CocoDataset(part, labels=labels, selection=selection, role="training")
-    if all(record.crowd.all() for record in train.records):
-        raise ValueError(f"{train.source}: expected a box to train on in at least one of {len(train)} images, got none")
-    if val_part is None:
-        return LabelledData(train, None, part.notes)
-    val = CocoDataset(val_part, classes=train.classes, policy=selection.policy, role="validation")
-    return LabelledData(train, val, (*part.notes, *leak_notes(train, val)))
+    return labelled_data(_coco_data(where.root, files, ("train", files.evaluate_on)), out, labels, selection, files)
 
 
-def leak_notes(train: CocoDataset, val: CocoDataset) -> list[str]:
-    """Return a line if images to evaluate on are copies of images to train on, as far as names and bytes tell.
+@flat_settings
+def yolo(
+    out: Path, *, where: Root, labels: ClassSelection, selection: Selection, validation: Validation
+) -> LabelledData:
+    """A YOLO dataset: ``images/`` and ``labels/``, with or without ``data.yaml``.
 
-    Looks, for which every image must be decoded, are left to the checker.
+    Args:
+        out: the run folder; a split is written there.
+        where: the folder of the dataset, or its ``data.yaml``.
+        labels: which classes are used, and whether images without a box are trained on.
+        selection: which images are trained on, and what is done with faulty ones.
+        validation: what is evaluated on, with the same classes, images without a box and no limit.
     """
-    if not distributed.is_main():
-        return []
-    parts = {name: [record.file for record in part.records] for name, part in (("train", train), ("val", val))}
-    return [f"leak: {leak}; `visionlab check-data` names all" for leak in find_leaks(parts, near_copies=None)]
+    return _labelled("yolo", out, where, labels, selection, validation)
 
 
-def split(part: AnnotatedPart, out: Path, validation: Validation) -> tuple[AnnotatedPart, AnnotatedPart]:
-    """Split images into those to train on and those to evaluate on, with a bar that shows how far it has come."""
-    assert validation.val_fraction is not None
-    console = Console()
-    with Progress(console=console, transient=True, disable=not (distributed.is_main() and console.is_terminal)) as bars:
-        bar = bars.add_task("looking for copies", total=None)
-        return split_part(
-            part,
-            folder=str(out),
-            val_fraction=validation.val_fraction,
-            seed=validation.split_seed,
-            near_copies=validation.near_copies,
-            progress=lambda done, total: bars.update(bar, completed=done, total=total),
-        )
+@flat_settings
+def voc(
+    out: Path, *, where: Root, labels: ClassSelection, selection: Selection, validation: Validation
+) -> LabelledData:
+    """A VOC dataset: an xml file for each image, in ``Annotations/`` or beside the images.
+
+    Args:
+        out: the run folder; a split is written there.
+        where: the folder of the dataset.
+        labels: which classes are used, and whether images without a box are trained on.
+        selection: which images are trained on, and what is done with faulty ones.
+        validation: what is evaluated on, with the same classes, images without a box and no limit.
+    """
+    return _labelled("voc", out, where, labels, selection, validation)
 
 
 @flat_settings
@@ -234,15 +238,49 @@ def synthetic(out: Path, *, where: Root, amount: SyntheticSettings) -> LabelledD
         amount: how many images are drawn, and how large.
     """
     _draw(where.root, amount)
-    train = _coco(where.root, "annotations/train.json", "train")
-    return LabelledData(train, _coco(where.root, "annotations/val.json", "val", classes=train.classes))
+    files = LabelledCocoFiles(
+        annotations="annotations/train.json", images="train", val_annotations="annotations/val.json", val_images="val"
+    )
+    data = _coco_data(where.root, files, ("train", "val"))
+    return labelled_data(data, out, ClassSelection(keep_unused=True), Selection(), files)
 
 
-DETECT_DATA: dict[str, Callable[..., LabelledData]] = {"coco": coco, "synthetic": synthetic}
+DETECT_DATA: dict[str, Callable[..., LabelledData]] = {
+    "auto": auto,
+    "coco": coco,
+    "yolo": yolo,
+    "voc": voc,
+    "synthetic": synthetic,
+}
 
 
-def _coco(root: str, annotations: str, images: str, **settings: Any) -> CocoDataset:
-    return CocoDataset(annotations=os.path.join(root, annotations), images=os.path.join(root, images), **settings)
+def _labelled(
+    name: str, out: Path, where: Root, labels: ClassSelection, selection: Selection, validation: Validation
+) -> LabelledData:
+    data = read_layout(name, where.root, ("train", validation.evaluate_on))
+    return labelled_data(data, out, labels, selection, validation)
+
+
+def _coco_data(root: str, files: CocoFiles, roles: tuple[str, ...]) -> AnnotatedData:
+    """Read the COCO json files that settings name, or, if they name none, those in the folder."""
+    if files.annotations is None:
+        return read_layout("coco", root, roles)
+
+    def read(annotations: str | list[str], images: str | list[str] | None) -> AnnotatedPart:
+        several = [annotations] if isinstance(annotations, str) else annotations
+        folders = images if isinstance(images, list) else [images] * len(several)
+        return coco_layout.join(
+            [
+                coco_layout.read_json(os.path.join(root, file), None if folder is None else os.path.join(root, folder))
+                for file, folder in zip(several, folders, strict=True)
+            ]
+        )
+
+    parts = {"train": read(files.annotations, files.images)}
+    if isinstance(files, LabelledCocoFiles) and files.val_annotations is not None:
+        images = files.images if isinstance(files.images, str) else None
+        parts["val"] = read(files.val_annotations, files.val_images or images)
+    return AnnotatedData("COCO json", parts)
 
 
 def _draw(root: str, amount: SyntheticSettings) -> None:
