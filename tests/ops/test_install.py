@@ -42,7 +42,8 @@ def copy_of_ops(folder: Path) -> Path:
 
 @pytest.mark.skipif(not _native.cpu_library().loaded, reason="installed without the compiled operators")
 def test_needs_only_torch():
-    block = "import sys\nfor name in ('torchvision', 'timm', 'albumentations', 'pydantic'): sys.modules[name] = None\n"
+    absent = ("torchvision", "timm", "albumentations", "cv2", "pydantic")
+    block = f"import sys\nfor name in {absent}: sys.modules[name] = None\n"
     result = run(block + POOL)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == EXPECTED
