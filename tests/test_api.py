@@ -84,7 +84,7 @@ NAMES = {
     "visionlab.studies.encoder_probes": "encoder_of probe_files probe_folder probe_rois",
     "visionlab.studies.compare": "Measures compare",
     "visionlab.studies.protocol": "base_run check_shared detector_run",
-    "visionlab.predictor": "Predictor load_detector",
+    "visionlab.inference": "Predictor load_detector",
     "visionlab.config.load": "ConfigError json_schema load show",
     "visionlab.config.shipped": "copy_configs shipped shipped_names",
     "visionlab.predict": "predict",

@@ -1,5 +1,6 @@
 """The commands: what they write, how they end, and what they say when something is wrong."""
 
+import inspect
 import json
 import shutil
 import signal
@@ -11,9 +12,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 from tiny_runs import DETECT, PRETRAIN, visionlab, write_config
 
-from visionlab import run, study
+from visionlab import run
 from visionlab.config.load import load
 from visionlab.doctor import examine
+from visionlab.predict import predict
+from visionlab.studies import low_labels
 from visionlab.train.guard import Interrupted
 
 ROOT = Path(__file__).parents[1]
@@ -213,9 +216,51 @@ def test_predict_leaves_out_what_is_no_image(trained, tmp_path, capsys):
     image = next((trained / "data" / "val").iterdir())
     assert visionlab("predict", trained / "detect", tmp_path / "text.jpg", image, "--out", tmp_path / "out") == 0
     assert f"left out: {tmp_path / 'text.jpg'}" in capsys.readouterr().out
-    assert "none of 1 images can be read" in refused(
+    assert "images: expected at least one that can be read, got none of 1" in refused(
         capsys, "predict", trained / "detect", tmp_path / "text.jpg", "--out", tmp_path / "out"
     )
+
+
+def test_predict_in_batches_finds_what_it_finds_one_by_one(trained, tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, file in enumerate(sorted((trained / "data" / "val").iterdir())):
+        with Image.open(file) as image:
+            for side, size in enumerate([(96, 64), (64, 96)]):
+                image.resize(size).save(images / f"{side}{number}.jpg", quality=95)
+    whole = (images / "01.jpg").read_bytes()
+    (images / "01b.jpg").write_bytes(whole[: len(whole) // 2])  # its header is sound
+    (images / "03b.jpg").write_bytes(b"")
+    found = []
+    for size in (1, 3):
+        out = tmp_path / f"out{size}"
+        words = [trained / "detect", images, "--out", out, "--batch-size", str(size), "--threshold", "0.1"]
+        assert visionlab("predict", *words) == 0
+        text = capsys.readouterr().out
+        for damaged in ("01b.jpg", "03b.jpg"):
+            assert text.count(f"left out: {images / damaged}") == 1
+        found.append((json.loads((out / "images.json").read_text()), json.loads((out / "results.json").read_text())))
+        assert len(list(out.glob("*.jpg"))) == 8
+    assert found[0][0] == found[1][0]
+    names = [Path(image["file_name"]).name for image in found[0][0]["images"]]
+    assert names == sorted(names)
+    assert len(found[0][1]) > 0
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
+        assert other["bbox"] == pytest.approx(one["bbox"], abs=1e-2)
+        assert other["score"] == pytest.approx(one["score"], abs=1e-4)
+    assert "batch_size: expected at least 1, got 0" in refused(
+        capsys, "predict", trained / "detect", images, "--batch-size", "0"
+    )
+
+
+def test_help_tells_the_defaults_of_the_function(capsys):
+    with pytest.raises(SystemExit):
+        visionlab("predict", "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    defaults = {name: p.default for name, p in inspect.signature(predict).parameters.items()}
+    for name in ("out", "threshold", "device", "batch_size"):
+        assert f"(default: {defaults[name]})" in text
 
 
 def test_predict_refuses(trained, tmp_path, capsys):
@@ -287,7 +332,7 @@ def test_a_study_that_a_signal_stopped_has_its_exit_status(tmp_path, monkeypatch
     def stopped(*_, **__):
         raise Interrupted(signal.SIGINT, 5)
 
-    monkeypatch.setattr(study, "execute", stopped)
+    monkeypatch.setattr(low_labels, "execute", stopped)
     assert visionlab("study", "--out", tmp_path) == 130
     assert "stopped by SIGINT after step 5" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ FLOORS = [
         "_native",
     },
     {"models", "data", "train", "eval"},
-    {"pretext", "predictor"},
+    {"pretext", "inference"},
     {"tasks"},
     {"config"},
     {"run", "run_folder", "resume", "predict", "studies", "doctor"},

@@ -18,9 +18,9 @@ from visionlab import load_detector, run
 from visionlab.config import build
 from visionlab.data.images import read_image
 from visionlab.data.synthetic import write_synthetic
+from visionlab.inference import Predictor
 from visionlab.models.backbone import Backbone
 from visionlab.models.weights import save_backbone
-from visionlab.predictor import Predictor
 from visionlab.structures import Detections
 from visionlab.tasks.detect import DetectTask
 from visionlab.tasks.pretrain import PretrainTask

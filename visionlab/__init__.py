@@ -11,7 +11,7 @@ __all__ = ["__version__", "load_detector"]
 def __getattr__(name: str) -> Any:
     # Looked up on first use: visionlab.ops must not need what a detector needs.
     if name == "load_detector":
-        from visionlab.predictor import load_detector
+        from visionlab.inference import load_detector
 
         return load_detector
     raise AttributeError(f"module 'visionlab' has no attribute '{name}'")

@@ -3,22 +3,52 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import io
 import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from visionlab.text import printable
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 
+class Default(NamedTuple):
+    """The default of a function's parameter, which is looked up when a help text or the command needs it.
+
+    Args:
+        module: the function's module, which may take seconds to import.
+        function: its name.
+        parameter: which of its parameters.
+    """
+
+    module: str
+    function: str
+    parameter: str
+
+    @property
+    def value(self) -> Any:
+        """What the function takes where nothing is given."""
+        function = getattr(import_module(self.module), self.function)
+        return inspect.signature(function).parameters[self.parameter].default
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 well, 1 problems found, 2 a user's error, 128 + n by signal n."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    for name, value in vars(options).items():
+        if isinstance(value, Default):
+            setattr(options, name, value.value)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -60,9 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     command = add("predict", _predict, "Detect objects: COCO results json, and pictures with boxes.")
     command.add_argument("run", type=Path, help="a run folder or a detector.safetensors")
     command.add_argument("images", nargs="+", type=Path, help="image files or folders")
-    command.add_argument("--out", type=Path, default=Path("predictions"), help="folder to write (default: %(default)s)")
-    command.add_argument("--threshold", type=float, default=0.5, help="least score drawn (default: %(default)s)")
-    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
+    own = partial(Default, "visionlab.predict", "predict")
+    command.add_argument("--out", type=Path, default=own("out"), help="folder to write (default: %(default)s)")
+    command.add_argument(
+        "--threshold", type=float, default=own("threshold"), help="least score drawn (default: %(default)s)"
+    )
+    command.add_argument(
+        "--device", default=own("device"), choices=("auto", "cpu", "cuda"), help="(default: %(default)s)"
+    )
+    command.add_argument(
+        "--batch-size", type=int, default=own("batch_size"), help="most images at once (default: %(default)s)"
+    )
 
     command = add("probe", _probe, "Measure encoders by k-NN and a linear classifier of images, level by level.")
     _add_probe_arguments(command)
@@ -176,7 +214,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     from visionlab.predict import predict
 
-    predict(options.run, options.images, options.out, threshold=options.threshold, device=options.device)
+    predict(
+        options.run,
+        options.images,
+        options.out,
+        threshold=options.threshold,
+        device=options.device,
+        batch_size=options.batch_size,
+    )
 
 
 def _probe(options: argparse.Namespace) -> None:

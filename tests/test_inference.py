@@ -7,8 +7,8 @@ from PIL import Image
 
 from visionlab.data.samples import collate_images
 from visionlab.data.transforms import EvaluationResize
+from visionlab.inference import Predictor, load_detector
 from visionlab.models.detector import build_detector, save_detector
-from visionlab.predictor import Predictor, load_detector
 
 SIZES = [(40, 80), (96, 48), (64, 64)]
 
@@ -57,6 +57,40 @@ def test_all_images_come_back_in_order(batch_size, detector, images):
         assert x2 > width / 2
         assert y2 > height / 2
     assert predictor([]) == []
+
+
+@pytest.fixture(scope="module")
+def album():
+    """Images of many sizes, upright and across, in no order."""
+    generator = np.random.default_rng(1)
+    sizes = [(40, 80), (96, 48), (64, 64), (41, 79), (200, 100), (50, 99), (80, 40), (64, 61), (30, 200), (40, 80)]
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_detections_do_not_depend_on_the_other_images(batch_size, detector, album):
+    resize = EvaluationResize(short_side=40, max_size=80)
+    predictor = Predictor(detector, resize, batch_size=batch_size)
+    batches = predictor.batches([image.shape[:2] for image in album])
+    assert max(map(len, batches)) > 1
+    alone = Predictor(detector, resize, batch_size=1)
+    for found, image in zip(predictor(album), album, strict=True):
+        expected = alone([image])[0]
+        assert torch.equal(found.labels, expected.labels)
+        torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_hold_every_image_once_and_not_too_many_pixels(detector, monkeypatch):
+    predictor = Predictor(detector, EvaluationResize(short_side=40, max_size=80), batch_size=3)
+    sizes = [(400, 800), (800, 400), (401, 800)] * 4 + [(400, 800)]
+    batches = predictor.batches(sizes)
+    assert sorted(row for rows in batches for row in rows) == list(range(len(sizes)))
+    assert sorted(map(len, batches)) == [1, 3, 3, 3, 3]
+    monkeypatch.setattr("visionlab.inference.MOST_PIXELS", 650_000)
+    assert max(map(len, predictor.batches(sizes))) == 2
+    assert predictor.batches([(4000, 8000)] * 2) == [[0], [1]]
+    assert predictor.batches([]) == []
 
 
 def test_files_and_arrays_are_the_same(detector, images, tmp_path):

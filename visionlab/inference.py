@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from visionlab.data.images import read_image
+from visionlab.checks import check_at_least
+from visionlab.data.images import read_image, read_image_sizes
 from visionlab.data.samples import collate_images
-from visionlab.data.transforms import EvaluationResize
+from visionlab.data.transforms import EvaluationResize, fit
 from visionlab.models.detector import read_detector
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.structures import Detections
 
 Images = Sequence[str | Path | np.ndarray]
+DIVISOR = 32  # of the height and width of a batch, in pixels
+MOST_PIXELS = 64_000_000  # of the images of a batch, as they are read
 
 
 class Predictor:
@@ -25,7 +28,7 @@ class Predictor:
         detector: a trained detector.
         resize: brings images to the size the detector was trained at.
         device: where to compute.
-        batch_size: how many images go through the detector together.
+        batch_size: the most images that go through the detector together.
     """
 
     def __init__(
@@ -36,8 +39,7 @@ class Predictor:
         *,
         batch_size: int = 8,
     ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        check_at_least(1, batch_size=batch_size)
         self.detector = detector.to(device).eval()
         self.resize, self.device, self.batch_size = resize, torch.device(device), batch_size
 
@@ -56,14 +58,44 @@ class Predictor:
             ValueError: a file cannot be read, or an array is no such image.
         """
         if isinstance(images, (str, Path)):
-            raise ValueError(f"expected a list of images, got the single path {images}; put it into a list")
-        found = []
-        for start in range(0, len(images), self.batch_size):
-            found += self._detect([_pixels(image) for image in images[start : start + self.batch_size]])
-        return found
+            raise ValueError(f"images: expected a list, got the single path {images}; put it into a list")
+        found: dict[int, Detections] = {}
+        for rows in self.batches(_sizes(images)):
+            found |= zip(rows, self._detect([_pixels(images[row]) for row in rows]), strict=True)
+        return [found[row] for row in range(len(images))]
+
+    def batches(self, sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Say which images go through the detector together.
+
+        Those of a batch are padded to one shape, which is also that of each alone: padding is not quite without
+        influence on what a convolution sees, so that only then the detections do not depend on the other images.
+
+        Args:
+            sizes: ``(height, width)`` of each image as it is given.
+
+        Returns:
+            Rows of ``sizes``, each once. A batch holds at most ``batch_size`` images, and no more than fit in memory.
+        """
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for row, size in enumerate(sizes):
+            height, width = fit(*size, self.resize.short_side, self.resize.max_size)
+            by_shape.setdefault((-(-height // DIVISOR), -(-width // DIVISOR)), []).append(row)
+        return [batch for rows in by_shape.values() for batch in self._split(rows, sizes)]
+
+    def _split(self, rows: list[int], sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        pixels = 0
+        for row in rows:
+            own = sizes[row][0] * sizes[row][1]
+            if batch and (len(batch) == self.batch_size or pixels + own > MOST_PIXELS):
+                yield batch
+                batch, pixels = [], 0
+            batch.append(row)
+            pixels += own
+        yield batch
 
     def _detect(self, images: list[np.ndarray]) -> list[Detections]:
-        batch = collate_images([self.resize.apply_to_image(image) for image in images])
+        batch = collate_images([self.resize.apply_to_image(image) for image in images], divisor=DIVISOR)
         detections = self.detector.detect(batch.to(self.device))
         return [
             _rescaled(part.to("cpu"), size, image.shape[:2])
@@ -77,7 +109,7 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu", *, batch
     Args:
         path: ``detector.safetensors``, or the run folder it lies in.
         device: where to compute.
-        batch_size: how many images go through the detector together.
+        batch_size: the most images that go through the detector together.
 
     Returns:
         A function of a list of images that returns a list of ``Detections``; ``classes`` names their labels.
@@ -94,11 +126,24 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu", *, batch
     return Predictor(detector, EvaluationResize(**detector.provenance["resize"]), device, batch_size=batch_size)
 
 
+def _sizes(images: Images) -> list[tuple[int, int]]:
+    """Return ``(height, width)`` of each image, of files from their headers."""
+    sizes = read_image_sizes([str(image) for image in images if not isinstance(image, np.ndarray)])
+    of_files = iter(sizes)
+    found = []
+    for image in images:
+        size = _pixels(image).shape[:2] if isinstance(image, np.ndarray) else next(of_files)
+        if isinstance(size, ValueError):
+            raise size
+        found.append(size)
+    return found
+
+
 def _pixels(image: str | Path | np.ndarray) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         return read_image(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"expected a (H, W, 3) uint8 RGB array, got {image.shape} {image.dtype}")
+        raise ValueError(f"image: expected a (H, W, 3) uint8 RGB array, got {image.shape} {image.dtype}")
     return image
 
 
