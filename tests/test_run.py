@@ -266,6 +266,11 @@ def exchange_ids(content):
     first["id"], second["id"] = second["id"], first["id"]
 
 
+def lose_image(content):
+    lost = content["images"].pop()["id"]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != lost]
+
+
 @pytest.mark.parametrize(
     ("parts", "change", "words"),
     [
@@ -274,7 +279,7 @@ def exchange_ids(content):
         ("train", lambda content: content["annotations"].pop(), "train: boxes were"),
         ("val", lambda content: content["annotations"].pop(), "val: boxes were"),
         ("train", lambda content: content["annotations"][0].update(bbox=[1, 1, 9, 9]), "train: names of images"),
-        ("val", lambda content: content["images"].pop(), "val: images were 2, are 1"),
+        ("val", lose_image, "val: images were 2, are 1"),
     ],
 )
 def test_other_data_are_refused_and_nothing_is_touched(labelled, parts, change, words, tmp_path, capsys, no_report):
@@ -331,6 +336,16 @@ def test_more_steps_that_would_change_those_done_are_refused_with_a_way_on(confi
     assert f"new folder with {words}{tmp_path / config['task']}" in errors
     assert errors.count("\n") == 1
     assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_a_method_that_looks_at_the_number_of_steps_is_given_no_more(tmp_path, capsys, no_report):
+    pretext = {"name": "moco", "image_size": 32, "queue_size": 16, "hidden_dim": 8, "projection_dim": 8}
+    for final, status in ((None, 0), (1.0, 2)):
+        config = write_config(tmp_path, PRETRAIN, f"moco_{final}", pretext={**pretext, "final_momentum": final})
+        assert visionlab("train", config) == 0
+        assert visionlab("train", config, "train.steps=4") == status
+        assert visionlab("train", config, f"train.steps={4 if status == 0 else 3}") == 0
+    assert "train.steps was 3, is 4; a run can be given more" in capsys.readouterr().err
 
 
 def test_fewer_steps_are_refused(tmp_path, capsys, no_report):

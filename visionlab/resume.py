@@ -10,7 +10,9 @@ from typing import Any
 
 from visionlab import distributed
 from visionlab.config.load import ConfigError, load
+from visionlab.config.refusals import build_on_meta
 from visionlab.config.schema import Detect, Pretrain
+from visionlab.config.stand_in import StandIn
 from visionlab.data.identity import Identity
 
 # Settings that change where and how a run is done, but not what comes out.
@@ -89,15 +91,18 @@ def _changed_settings(run: Pretrain | Detect, folder: Path) -> list[str]:
             return []
         key, file = ("weights", "backbone") if isinstance(run, Pretrain) else ("detector", "detector")
         changed[STEPS] += (
-            "; a run can be given more steps where its schedule does not depend on their number: constant, multistep, "
-            f"cosine with restart_every; else go on in a new folder with {key}={folder / file}.safetensors"
+            "; a run can be given more steps where nothing depends on their number, as in the schedules constant, "
+            "multistep and cosine with restart_every; else go on in a new folder with "
+            f"{key}={folder / file}.safetensors"
         )
     return list(changed.values())
 
 
 def _goes_on(earlier: Pretrain | Detect, run: Pretrain | Detect) -> bool:
-    """Return whether a run of more steps would have done the steps of the earlier one at the same learning rates."""
+    """Return whether a run of more steps would have done the steps of the earlier one alike."""
     if run.train.steps < earlier.train.steps:
+        return False
+    if isinstance(run, Pretrain) and build_on_meta(run.pretext, StandIn(run.backbone)).depends_on_length:
         return False
     before, after = (each.schedule.build(each.train.steps) for each in (earlier, run))
     return all(before(step) == after(step) for step in range(earlier.train.steps))

@@ -30,7 +30,7 @@ def refusals(name: str, section: Part, *parts: Any) -> list[Refusal]:
         section: the settings.
         parts: what the program gives the constructor, or something that stands for it.
     """
-    return _ask(name, section, lambda: _build(section, *parts))[1]
+    return _ask(name, section, lambda: build_on_meta(section, *parts))[1]
 
 
 def group_refusals(name: str, section: Part) -> list[Refusal]:
@@ -48,7 +48,7 @@ def pretext_refusals(backbone: Part, pretext: Part) -> Iterator[Refusal]:
     found = refusals("pretext", pretext, StandIn(backbone))
     if found:
         # Now it is worth the seconds to build the backbone: what is refused may fit its own levels and layers.
-        real, found = _ask("backbone", backbone, lambda: _build(backbone))
+        real, found = _ask("backbone", backbone, lambda: build_on_meta(backbone))
         if real is not None:
             found = refusals("pretext", pretext, real)
     for key, message in found:
@@ -63,7 +63,7 @@ def detector_refusals(backbone: Part, neck: Part, rpn: Part, head: Part) -> list
     found = _refusals_at(strides or STRIDES, neck, rpn, head)
     if found and strides is None:
         # Now it is worth the seconds to build the backbone: what is refused may fit its own strides.
-        real, found = _ask("backbone", backbone, lambda: _build(backbone))
+        real, found = _ask("backbone", backbone, lambda: build_on_meta(backbone))
         if real is not None:
             found = _refusals_at(real.strides, neck, rpn, head)
     return found
@@ -71,7 +71,7 @@ def detector_refusals(backbone: Part, neck: Part, rpn: Part, head: Part) -> list
 
 def _refusals_at(strides: list[int], neck: Part, rpn: Part, head: Part) -> list[Refusal]:
     def of_stages() -> tuple[tuple[int, list[int]], tuple[int, list[int]]]:
-        levels: Neck = _build(neck, [WIDTH] * len(strides), strides)
+        levels: Neck = build_on_meta(neck, [WIDTH] * len(strides), strides)
         return levels.width_and_strides(levels.proposal_levels), levels.width_and_strides(levels.pooled_levels)
 
     stages, found = _ask("neck", neck, of_stages)
@@ -104,7 +104,7 @@ class _NoValues(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _build(section: Part, *parts: Any) -> Any:
+def build_on_meta(section: Part, *parts: Any) -> Any:
     """Call a constructor on PyTorch's meta device, where tensors have a shape but no memory."""
     # That a config is read must not change what is drawn afterwards.
     with torch.random.fork_rng([]), _NoValues(), torch.device("meta"):

@@ -80,6 +80,10 @@ class MoCo(Pretext):
             self.dense_queue = Queue(queue_size, projection_dim)
         self.momentum_copy = MomentumCopy(self._networks(), momentum, final_momentum)
 
+    @property
+    def depends_on_length(self) -> bool:
+        return self.momentum_copy.final_momentum is not None
+
     def forward(self, batch: ViewBatch) -> PretextOutput:
         places = self.encoder(self.encoder.normalize(batch.views[0]))[-1]
         features = places.mean((2, 3))

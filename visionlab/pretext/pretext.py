@@ -48,6 +48,11 @@ class Pretext(nn.Module, ABC):
     def forward(self, batch: ViewBatch) -> PretextOutput:
         """Return losses, embedding and metrics of a batch of views made by ``self.views``."""
 
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether an update depends on how many there are; a finished run can then not be given more."""
+        return False
+
     def prepare(self, images: int, steps: int) -> None:
         """Make ready for a training: for example make room for what is kept of each image. Most methods need nothing.
 
