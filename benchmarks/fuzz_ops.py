@@ -1,4 +1,4 @@
-"""Call every operator with random and hostile arguments, in processes of their own: one crash ends one of them.
+"""Call every operator with random and hostile arguments, each in its own process, so a crash ends only one.
 
     python benchmarks/fuzz_ops.py                                     # 1000 cases of each
     python benchmarks/fuzz_ops.py --ops nms --seed 0 --case 17        # one case again, as a failure prints it

@@ -124,7 +124,7 @@ def _rows(
 
 
 def _scaling(plan: Plan, call: Callable, work: Any, step: str, rates: dict[str, float]) -> dict[str, float]:
-    """Compare few threads with many; either 1.7 times as fast or 80 % of the bandwidth is all that is asked."""
+    """Compare few threads with many; the target is 1.7 times as fast, or 80 % of the bandwidth."""
     try:
         samples: dict[int, list[float]] = {threads: [] for threads in plan.threads}
         clock, begin = measure.timer("cpu"), time.perf_counter()

@@ -21,7 +21,7 @@ IMAGE = (800, 608)  # pixels; the maps of stride 4, 8, 16 and 32 are 200x152, 10
 
 @dataclass(frozen=True)
 class Cost:
-    """What one pass cannot do without: bytes read and written, additions, multiplications and comparisons."""
+    """The least cost of one pass: bytes read and written, additions, multiplications and comparisons."""
 
     bytes: float
     operations: float
@@ -32,7 +32,7 @@ class Cost:
 
 @dataclass
 class Work:
-    """One case made ready: the calls, the tensors with a gradient, the cost of both passes."""
+    """One prepared case: the calls, the tensors with a gradient, the cost of both passes."""
 
     ours: Callable[[], Any]
     theirs: Callable[[], Any] | None

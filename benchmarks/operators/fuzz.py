@@ -21,7 +21,7 @@ KERNELS = {"batched_nms": "nms", "nms_padded": "nms"}
 
 
 class FuzzFailure(Exception):
-    """An operator did what it must not do."""
+    """An operator crashed, hung or answered wrongly."""
 
 
 def run(op: str, seed: int, number: int, device: str = "cpu") -> str:

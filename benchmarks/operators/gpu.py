@@ -1,4 +1,4 @@
-"""What only a GPU can show: one function and one process for each check.
+"""Checks that need a GPU: one function and one process for each.
 
 `python -m operators.gpu NAME` runs one. A check returns what it found in one line, raises AssertionError where
 something is wrong and Skipped where this machine cannot tell.

@@ -37,7 +37,7 @@ def timer(device: str) -> Callable[[Callable[[], Any]], float]:
 def interleave(
     calls: dict[str, Callable[[], Any]], device: str, seconds: float, repeats: int
 ) -> dict[str, dict[str, float]]:
-    """Time calls in turn, so that whatever else the machine does meets all of them alike.
+    """Time calls in turn, so that other load on the machine affects all of them alike.
 
     Args:
         calls: what to time, by name.
@@ -159,7 +159,7 @@ def returned(answer: Any) -> int:
 
 
 def limit(work: Work, step: str, rates: dict[str, float], dtype: str) -> tuple[float, str]:
-    """Return the seconds below which no one can do it on this machine, and what sets them."""
+    """Return a lower bound of the seconds on this machine, and what sets it."""
     cost = work.forward + work.backward if step == "forward+backward" and work.backward else work.forward
     bounds = {"bandwidth": cost.bytes / rates["copy"], "arithmetic": cost.operations / rates[dtype]}
     by = max(bounds, key=lambda name: bounds[name])

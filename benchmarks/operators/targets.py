@@ -1,4 +1,4 @@
-"""What was promised of the operators' speed, as data, and whether a measurement keeps it."""
+"""The targets of the operators' speed as data, and whether a measurement meets them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Target:
-    """One promise.
+    """One target.
 
     Args:
         text: what it says.
@@ -41,7 +41,7 @@ def _rows(device: str, *names: str, step: str | None = None, **fields: str) -> C
 def _both(
     text: str, metric: str, limits: tuple[float, float], device: str, *names: str, mean: bool = False, **fields: str
 ) -> list[Target]:
-    """A promise for forward and another one for forward and backward."""
+    """A target for forward and one for forward and backward."""
     within = metric in ("over_conv2d", "extra_bytes")
     return [
         Target(f"{text}, {step}", metric, limit, _rows(device, *names, step=step, **fields), within, mean)

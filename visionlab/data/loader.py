@@ -23,7 +23,7 @@ from visionlab.seeding import derive_seed
 
 log = logging.getLogger(__name__)
 
-# So many images in a row that cannot be read are no accident: the disk is gone, or the path is wrong.
+# More unreadable images in a row mean that the disk is gone or the path is wrong.
 MAX_UNREADABLE = 100
 
 # Seconds that a worker goes on for after it was told to terminate.
@@ -31,7 +31,7 @@ GRACE = 5
 
 
 class TrainLoader:
-    """Deals out batches to train on, without end.
+    """Yields training batches without end.
 
     Each sample is a function of the run's seed, the epoch and the image alone. In place of an image that cannot be read
     comes the next one that can; the fault is logged once and kept in ``problems``.
@@ -151,7 +151,7 @@ def _read(
         collate_fn=_identity,
         worker_init_fn=_start_worker,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # else each loader would take a number from the global generator
+        generator=torch.Generator(),  # otherwise each loader would draw a number from the global generator
     )
     named = {problem.file for problem in problems}
     for fetched in loader:
@@ -178,6 +178,6 @@ def _identity(fetched: Any) -> Fetched:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
-    # Signals that come to all processes are the main process's to obey: it may want a batch more to end in good order.
+    # The main process handles signals that reach all processes: it may need one more batch to stop in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

@@ -1,1 +1,1 @@
-"""What a model is worth: COCO metrics, pictures of its detections, and the report of a run."""
+"""Measuring models: COCO metrics, probes, pictures of detections, and reports of runs."""

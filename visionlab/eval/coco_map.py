@@ -186,7 +186,7 @@ def _accumulate(
     """Return precision ``(threshold, recall, class, area, count)`` and recall, without that axis; -1 is undefined."""
     if backend == "auto":
         backend = "faster-coco-eval" if importlib.util.find_spec("faster_coco_eval") else "pycocotools"
-    with contextlib.redirect_stdout(io.StringIO()):  # both libraries tell their progress with print
+    with contextlib.redirect_stdout(io.StringIO()):  # both libraries print their progress
         if backend == "faster-coco-eval":
             from faster_coco_eval import COCO, COCOeval_faster
 

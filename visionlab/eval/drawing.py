@@ -16,7 +16,7 @@ from visionlab.structures import Detections, Target, ViewBatch
 
 Color = tuple[int, int, int]
 
-# Okabe and Ito's palette, which people who see color differently can tell apart (https://jfly.uni-koeln.de/color/).
+# Okabe and Ito's palette, which people with color blindness can tell apart (https://jfly.uni-koeln.de/color/).
 PALETTE: tuple[Color, ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -88,7 +88,7 @@ def draw_boxes(
 def draw_comparison(
     image: np.ndarray, target: Target, detections: Detections, classes: Sequence[str], *, threshold: float = 0.3
 ) -> np.ndarray:
-    """Return the ground truth of an image and, beside it, what was found.
+    """Return the ground truth of an image and its detections side by side.
 
     Args:
         image: ``(H, W, 3)`` uint8 RGB.
@@ -176,7 +176,7 @@ def _draw_frame(draw: ImageDraw.ImageDraw, box: np.ndarray, color: Color, width:
 def _draw_caption(
     draw: ImageDraw.ImageDraw, box: np.ndarray, text: str, color: Color, font: Any, size: tuple[int, int]
 ) -> None:
-    """Write on a plate in the box's color: above the box, inside where there is no room, always in the picture."""
+    """Write on a plate in the box's color, above the box, or inside it where there is no room; always within the picture."""
     pad = max(2, round(font.size / 6))
     text = _shorten(draw, text, font, size[0] - 2 * pad)
     ascent, descent = font.getmetrics()

@@ -1,4 +1,4 @@
-"""Means with the uncertainty that a few seeds leave."""
+"""Means over seeds and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Interval:
         return {"mean": self.mean, "half_width": None if np.isinf(self.half_width) else self.half_width}
 
     def text(self, scale: float = 100, digits: int = 1) -> str:
-        """Return ``mean ± half width``; of a single sample the value alone, since nothing tells how far off it is.
+        """Return ``mean ± half width``; of a single sample the value alone, which has no known error.
 
         Args:
             scale: factor on both numbers; 100 shows a share in percent.

@@ -1,4 +1,4 @@
-"""What an arm of a study reached over seeds.
+"""The results of an arm of a study over its seeds.
 
 Runs that diverged have no result. They enter no mean, but every table counts them, and an arm that has one is never the
 best.

@@ -1,4 +1,4 @@
-"""The pages of reports: one HTML file that needs nothing else, and the same as JSON."""
+"""The pages of reports: one self-contained HTML file, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """Replace what JSON has no number for by null."""
+    """Replace infinite numbers and NaN, which JSON does not have, by null."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Line plots as SVG that stands inside an HTML page and takes the page's text color."""
+"""Line plots as SVG inside an HTML page, in the page's text color."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def line_plot(
         axes.set_ylim(y_min, y_max)
         axes.grid(True)
         if any(line.label for line in lines):
-            if len(lines) > 8:  # so many names would cover the lines
+            if len(lines) > 8:  # a legend of so many names would cover the lines
                 figure.legend(loc="outside right upper")
             else:
                 axes.legend(ncols=2 if len(lines) > 4 else 1)
@@ -121,7 +121,7 @@ def line_plot(
 
 
 def short_label(text: str) -> str:
-    """Shorten a name; matplotlib would leave out of the legend what begins with an underscore."""
+    """Shorten a name, and keep matplotlib from leaving names with a leading underscore out of the legend."""
     text = text if len(text) <= 40 else text[:39] + "…"
     return " " + text if text.startswith("_") else text
 

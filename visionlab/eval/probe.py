@@ -1,4 +1,4 @@
-"""What the features of an encoder that is not trained any further tell about the classes of images, level by level.
+"""Probes of a frozen encoder: nearest neighbors and a linear classifier on the features of every level.
 
 A probe knows nothing of encoders: it takes a function from images to features, or features.
 """
@@ -16,10 +16,10 @@ from visionlab.checks import check_above, check_at_least
 from visionlab.structures import ViewBatch
 
 Encode = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
-"""Makes of images ``(N, 3, H, W)`` uint8 features ``(N, D)``: of every level, by its name, or of one level alone."""
+"""Turns images ``(N, 3, H, W)`` uint8 into features ``(N, D)``: of every level by its name, or of a single level."""
 
 ONLY_LEVEL = "features"
-"""The name of the level of an encoder that gives one alone."""
+"""The name of the level of an encoder that has a single one."""
 
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)
 
@@ -73,7 +73,7 @@ def extract(
 def pool_levels(maps: Sequence[Tensor], strides: Sequence[int], grid: int = 2) -> dict[str, Tensor]:
     """Return feature maps as vectors: means over a grid of parts, and the mean of the last map as ``pooled``.
 
-    A mean over the whole map would hide what early levels know, since they have few channels and many places.
+    A mean over the whole map would hide what early levels contain, since they have few channels and many places.
 
     Args:
         maps: one ``(N, C, H, W)`` for each level.
@@ -136,7 +136,7 @@ def knn_predictions(
 
 
 def linear_predictions(train: Tensor, labels: Tensor, test: Tensor) -> Tensor:
-    """Return what logistic regression says, its weight decay chosen on every fifth training example.
+    """Return the predictions of logistic regression, with a weight decay chosen on every fifth training example.
 
     Features are standardized by the training examples. The problem is convex and solved to the end from zero, so
     nothing is random.

@@ -1,4 +1,4 @@
-"""What the features of an encoder tell about objects in boxes, level by level: detection without a detector."""
+"""Probes of labelled boxes: a linear classifier on the RoI features of every level of a frozen encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One report that compares several runs."""
+"""The report of several runs side by side."""
 
 from __future__ import annotations
 

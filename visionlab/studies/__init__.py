@@ -1,1 +1,1 @@
-"""Many runs: an example of three, studies over seeds, and probes of many encoders."""
+"""Many runs: the quickstart, studies over seeds, and probes of many encoders."""

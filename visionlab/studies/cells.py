@@ -84,7 +84,7 @@ class CellStore:
         self._check_protocol(json.loads(json.dumps(protocol)))
 
     def read(self, cell: Cell) -> Result | None:
-        """Return the result of a cell; None where it is not done, or its file is damaged, which is said once."""
+        """Return the result of a cell; None where it is not done or its file is damaged, for which one line is printed."""
         path = self._path(cell)
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ class CellStore:
         except ValueError as error:
             self._say(f"{path}: damaged ({error}), it counts as missing", once=True)
             return None
-        if "failed" in result:  # the word of earlier versions
+        if "failed" in result:  # written by earlier versions
             result["diverged"] = result.pop("failed")
         return result
 
@@ -176,7 +176,9 @@ class CellStore:
                 f"{path}: damaged ({error}); choose another folder, or remove the file if the results beside it are "
                 "of the same settings"
             ) from error
-        known |= {f"methods.{name}": value for name, value in known.pop("methods", {}).items()}  # of earlier versions
+        known |= {
+            f"methods.{name}": value for name, value in known.pop("methods", {}).items()
+        }  # written by earlier versions
         return known
 
     def _path(self, cell: Cell) -> Path:

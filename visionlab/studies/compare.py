@@ -1,4 +1,4 @@
-"""Several methods under one protocol: the same encoder, images and steps, each measured in the same ways."""
+"""A comparison of methods under one protocol: the same encoder, images, steps and measures for all."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def compare(
     _check_names(configs, runs, only)
     check_shared(runs)
     if measures.detect is not None:
-        for run in runs.values():  # what a detector refuses is said before anything is trained
+        for run in runs.values():  # refuse a detector that cannot be built before anything is trained
             detector_run(measures.detect, run.backbone.arguments())
     study = _Comparison(runs, out, measures)
     methods = [*REFERENCE_METHODS, *runs]

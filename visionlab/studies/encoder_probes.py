@@ -1,4 +1,4 @@
-"""The probe commands: what encoders in files know, level by level, beside encoders that were never trained."""
+"""The probe commands: encoders in files are measured at every level, beside encoders with random weights."""
 
 from __future__ import annotations
 

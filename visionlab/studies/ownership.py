@@ -1,4 +1,4 @@
-"""Who does which piece of work, among processes and machines that share a folder.
+"""Locks on pieces of work for processes and machines that share a folder, with takeover when an owner dies.
 
 An owner is a file ``NAME.owner-1`` with host, process and start time, created exclusively, which NFS can do too. The
 process touches it now and then: that is the heartbeat. Work whose owner is dead is taken over by creating ``owner-2``,

@@ -1,4 +1,4 @@
-"""What a comparison of methods holds equal: settings they share, the encoder of the references, the detector of all."""
+"""What a comparison of methods keeps equal: shared settings, the encoder of the references, the detector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from visionlab.config.schema import Detect, Pretrain
 from visionlab.data.class_folder import ClassFolder
 from visionlab.models.backbone import Backbone
 
-# A detector of a comparison always has weights, whatever its config says.
+# The detector of a comparison always starts from weights, also where its config has none.
 GIVEN_WEIGHTS = "weights=backbone.safetensors"
 
 
@@ -40,8 +40,8 @@ def load_run(path: Path, task: str, overrides: Sequence[str] = ()) -> Any:
 def base_run(runs: Mapping[str, Pretrain]) -> Pretrain:
     """Return the first run of those whose section ``backbone`` most runs have; on a tie, the first of all.
 
-    The references, random weights and supervised training, are of this run's encoder and settings, so that a method
-    that needs another norm does not give it to them.
+    The references, random weights and supervised training, use this run's encoder and settings, so a method that
+    needs another norm does not impose it on them.
     """
     sections = {name: json.dumps(run.backbone.model_dump(), sort_keys=True) for name, run in runs.items()}
     [(most, _)] = Counter(sections.values()).most_common(1)  # of equal counts, the one met first
@@ -51,8 +51,8 @@ def base_run(runs: Mapping[str, Pretrain]) -> Pretrain:
 def check_shared(runs: Mapping[str, Pretrain]) -> None:
     """Refuse methods that differ in encoder, images or steps.
 
-    Only what normalizes the encoder's features may differ, ``backbone.norm`` and ``backbone.options.norm_layer``,
-    because a method may forbid statistics over a batch.
+    Only the normalization of the encoder may differ (``backbone.norm`` and ``backbone.options.norm_layer``), because a
+    method may forbid statistics over a batch.
 
     Args:
         runs: by the name of the method, at least one.
@@ -99,8 +99,8 @@ def detector_run(path: Path, encoder: Mapping[str, Any], overrides: Sequence[str
 
     The model is the encoder's: name, options, image size. The config says which levels the detector sees, what is
     frozen, and what BatchNorm does; where either of the two has other layers than BatchNorm, the encoder's stay. Levels
-    beyond the encoder's last one, which its file has no weights for, become further extra levels of the neck: the
-    pyramid keeps its strides.
+    beyond the encoder's last one have no weights in its file. They become extra levels of the neck, so the pyramid
+    keeps its strides.
 
     Args:
         path: config of a detector.
@@ -108,7 +108,7 @@ def detector_run(path: Path, encoder: Mapping[str, Any], overrides: Sequence[str
         overrides: ``key=value`` for the config.
 
     Raises:
-        ValueError: extra levels cannot stand for the levels that the encoder has not, or the config holds faults.
+        ValueError: extra levels cannot replace the levels that the encoder lacks, or the config holds faults.
     """
     run = load_run(path, "detect", [GIVEN_WEIGHTS, *overrides])
     own = run.backbone.arguments()
@@ -149,7 +149,7 @@ def _joined_norm(own: Mapping[str, Any], encoder: Mapping[str, Any]) -> str:
 
 
 def _split_levels(path: Path, own: Mapping[str, Any], encoder: Mapping[str, Any]) -> tuple[list[int] | None, int]:
-    """Return the strides of the wanted levels that an encoder has, and how many of the wanted ones it has not."""
+    """Return the strides of the wanted levels that an encoder has, and the number of wanted levels that it lacks."""
     if encoder["strides"] is None:
         return own["strides"], 0
     last, wanted = encoder["strides"][-1], own["strides"]

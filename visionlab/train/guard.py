@@ -46,7 +46,7 @@ class Interrupted(RuntimeError):
 class Guard:
     """Watches the numbers and the signals of a run; a context manager.
 
-    The device is not waited for at each step: values stay there until ``settle`` reads those of the last few steps
+    To avoid waiting for the device at each step, values stay there until ``settle`` reads those of the last few steps
     together. SIGINT and SIGTERM are noted instead of obeyed at once; a second one of the same kind acts as usual.
 
     Args:

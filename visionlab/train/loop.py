@@ -171,7 +171,7 @@ def train(
             if average:
                 average.update(step)
 
-            # ------------------------------------------------------------------------------------ go on, stop, tell
+            # ----------------------------------------------------------------------------------------- go on, stop, log
             measure = evaluate if _due(done, training.evaluate_every, steps) else None
             saves = _due(done, checkpoints.every, steps)
             values = torch.cat([torch.stack(collected).mean(0), norm.float().to(device).reshape(1)])

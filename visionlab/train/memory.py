@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes, where the machine lets one tell."""
+"""The peak memory of a piece of work, where the machine can measure it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATUS = Path("/proc/self/status")
 class MemoryRise:
     """The rise of the largest memory in use above what is in use now: of tensors on a GPU, else of this process.
 
-    On a CPU it is the resident memory without that of worker processes, and Linux alone tells. Its high-water mark is
+    On a CPU it is the resident memory without that of worker processes, measured on Linux only. Its high-water mark is
     reset first, so that nothing done before counts, and memory that was freed is given back, so that using it again
     counts.
 

@@ -22,7 +22,7 @@ class LearningRate(Settings):
         lr_factors: factors on the learning rate of submodules, by name, for example ``{"backbone": 0.1}``.
         layer_decay: each layer of the backbone learns by this factor, in (0, 1), more slowly than the next, the last
             than what stands on the backbone (Clark et al. 2020, ELECTRA, arXiv:2003.10555; 0.65 to 0.9 for vision
-            transformers). What a layer is, timm says.
+            transformers). timm defines the layers.
     """
 
     lr: float

@@ -45,9 +45,9 @@ class Task(nn.Module, ABC):
         return {}
 
     def warnings(self) -> list[str]:
-        """Return what the user must hear about, for example that the embedding has collapsed.
+        """Return warnings for the user, for example that the embedding has collapsed.
 
-        Called after ``meters``; the log says each sentence once in a run, so a sentence should not carry numbers that
-        change.
+        Called after ``meters``; the log prints each sentence once in a run, so a sentence should not contain numbers
+        that change.
         """
         return []
