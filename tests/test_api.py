@@ -38,7 +38,7 @@ NAMES = {
     "visionlab.data.annotated": "AnnotatedData AnnotatedPart",
     "visionlab.data.labelled": "LabelledData labelled_data",
     "visionlab.data.layouts": "LAYOUTS read_layout recognize",
-    "visionlab.data.check": "CheckResult check_dataset",
+    "visionlab.data.check": "CheckResult check_dataset check_folder",
     "visionlab.data.problems": "KINDS Policy Problem",
     "visionlab.data.synthetic": "draw_scene write_synthetic",
     "visionlab.data.transforms": "DetectionTransform EvaluationResize",

@@ -121,8 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--max-size", type=int, default=1333, help="in pixels (default: %(default)s)")
 
     command = add("check-data", _check_data, "Name every fault of images and labels by file and annotation id.")
-    command.add_argument("annotations", nargs="?", type=Path, help="a COCO json; left out, images alone are checked")
-    command.add_argument("images", type=Path, help="the folder of the images")
+    command.add_argument(
+        "data",
+        nargs="+",
+        metavar="DIR | data.yaml | JSON [IMAGES]",
+        help="a folder of COCO json, YOLO, VOC or plain images; or a COCO json, and the folder of its images",
+    )
     command.add_argument("--headers", action="store_true", help="read headers only: fast, but misses damaged files")
     command.add_argument("--all", action="store_true", help="spell out all problems, not the first 20 of each kind")
     command.add_argument("--json", action="store_true", help="print JSON, with all problems, instead of text")
@@ -263,17 +267,21 @@ def _check_data(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from visionlab.data.check import check_dataset
+    from visionlab.data.check import check_dataset, check_folder
 
+    if len(options.data) > 2:
+        raise ValueError(f"check-data: expected a folder, or a json and a folder, got {len(options.data)} paths")
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("reading images", total=None)
-        result = check_dataset(
-            annotations=None if options.annotations is None else str(options.annotations),
-            images=str(options.images),
-            decode=not options.headers,
-            progress=lambda done, total: bars.update(bar, completed=done, total=total),
-        )
+        how: dict = {
+            "decode": not options.headers,
+            "progress": lambda done, total: bars.update(bar, completed=done, total=total),
+        }
+        if len(options.data) == 2 or options.data[0].endswith(".json"):
+            result = check_dataset(annotations=options.data[0], images=options.data[1:], **how)
+        else:
+            result = check_folder(options.data[0], **how)
     print(json.dumps(result.to_dict(), indent=1) if options.json else result.to_text(None if options.all else 20))
     return result.exit_status
 

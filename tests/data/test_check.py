@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from visionlab.data.check import check_dataset
+from visionlab.data.check import check_dataset, check_folder
 
 
 def write_dataset(folder, boxes):
@@ -69,3 +69,48 @@ def test_checker_of_real_annotations(test_data):
     assert [(problem.kind, problem.annotation_id) for problem in result.problems] == [("zero-box", 887)]
     assert "BloodImage_00338.jpg, annotation 887: zero-box: bbox [504.0, 337.0, 0.0, 0.0]" in result.to_text()
     assert result.statistics["boxes"] == 1137
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "boxes"),
+    [
+        ("foosball", "COCO json", {"train": 1215, "val": 283, "test": 145}),
+        ("ships", "YOLO", {"train": 472, "val": 46 + 70, "test": 40 + 42}),
+        ("cards", "VOC", {"train": 239, "test": 64}),
+    ],
+)
+def test_checker_of_a_folder_looks_at_every_part(test_data, name, layout, boxes):
+    result = check_folder(str(test_data / name), decode=False)
+    assert result.source.startswith(f"{layout}: train = ")
+    assert {role: part.statistics["boxes"] for role, part in result.parts.items()} == boxes
+    assert list(result.to_dict()["parts"]) == list(boxes)
+    assert f"--- test: {test_data / name}/test" in result.to_text()
+
+
+def test_checker_names_what_lies_between_parts(tmp_path):
+    for part in ("train", "valid"):
+        (tmp_path / part).mkdir()
+        write_dataset(tmp_path / part, [[10, 10, 20, 20], [1, 1, 0, 5]])
+        content = json.loads((tmp_path / part / "coco.json").read_text())
+        content["categories"].append({"id": 0, "name": "animals"})
+        (tmp_path / part / "_annotations.coco.json").write_text(json.dumps(content))
+        (tmp_path / part / "coco.json").unlink()
+    result = check_folder(str(tmp_path))
+    assert result.notes == ["classes that no box uses, left out of training: animals"]
+    assert [len(part.problems) for part in result.parts.values()] == [1, 1]
+    assert [problem.kind for problem in result.problems] == ["leak"] * 3
+    assert result.exit_status == 1
+    text = result.to_text()
+    assert f"  {tmp_path}/valid/1.png, annotation 2: zero-box: bbox [1, 1, 0, 5] (left out)" in text
+    assert f"{tmp_path}/valid/1.png: leak: val: a copy of {tmp_path}/train/1.png of train (equal bytes)" in text
+    assert text.endswith("problems in all: 5")
+    assert result.to_dict()["counts"] == {"zero-box": 2, "leak": 3}
+
+
+def test_checker_of_a_json_finds_its_images(tmp_path):
+    write_dataset(tmp_path, [[10, 10, 20, 20]])
+    result = check_dataset(annotations=str(tmp_path / "coco.json"))
+    assert result.source == f"{tmp_path}/coco.json with the images in {tmp_path}"
+    assert result.exit_status == 0
+    with pytest.raises(ValueError, match="expected a folder of images or annotations, got neither"):
+        check_dataset()

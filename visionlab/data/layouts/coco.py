@@ -35,11 +35,7 @@ def read(root: str, roles: Collection[str] = ROLES) -> AnnotatedData | None:
         by_role["train"], others = others, []
     notes = [f"{file}: not used, its name says neither train, val nor test" for file in others]
     wanted = [role for role in ROLES if by_role.get(role)]
-    parts = {
-        role: join([read_json(file, image_folder(file, root, role)) for file in by_role[role]])
-        for role in wanted
-        if role in roles
-    }
+    parts = {role: join([_read_near(file, root, role) for file in by_role[role]]) for role in wanted if role in roles}
     unread = tuple(role for role in wanted if role not in roles)
     return AnnotatedData("COCO json", parts, unread, unlabelled_folders(root), tuple(notes))
 
@@ -52,22 +48,26 @@ def read_json(annotations: str, images: str | None = None) -> AnnotatedPart:
         images: the folder that its file names start from; by default the one near the json that has them.
     """
     if images is None:
-        images = image_folder(annotations, os.path.dirname(annotations) or ".", role_of(os.path.basename(annotations)))
+        return _read_near(annotations, os.path.dirname(annotations) or ".", role_of(os.path.basename(annotations)))
     return AnnotatedPart(read_coco(annotations), images, annotations)
 
 
-def image_folder(annotations: str, root: str, role: str | None) -> str:
-    """Return the folder from which the file names of a COCO json start, as far as can be told.
+def _read_near(annotations: str, root: str, role: str | None) -> AnnotatedPart:
+    """Read one COCO json of a dataset, with the folder that has its images.
 
     Args:
         annotations: the json.
         root: the folder of the dataset.
         role: which part of the dataset the json is.
     """
-    entries = read_coco(annotations)["images"]
+    content = read_coco(annotations)
+    return AnnotatedPart(content, _image_folder(content["images"], _candidates(annotations, root, role)), annotations)
+
+
+def _image_folder(entries: Sequence[dict[str, Any]], folders: Sequence[str]) -> str:
+    """Return the one of some folders from which the file names of a json start, as far as can be told."""
     names = [entry["file_name"] for entry in entries if isinstance(entry.get("file_name"), str) and entry["file_name"]]
     names = names[:: max(1, len(names) // SAMPLE)]
-    folders = _candidates(annotations, root, role)
     found = {folder: sum(os.path.isfile(os.path.join(folder, name)) for name in names) for folder in folders}
     best = max(folders, key=lambda folder: found[folder])
     if found[best]:
