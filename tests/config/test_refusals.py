@@ -112,6 +112,9 @@ def faults(tmp_path, monkeypatch):
         "train.ema_decay=2",
         "train.evaluate_every=11",
         "train.steps=0",
+        "transform.extra=[{transform: Rotate, limits: 3}]",
+        "transform.extra=[{transform: ToFloat}]",
+        "transform.flip=2",
     ],
 )
 def test_detector(faults, override):
@@ -139,6 +142,9 @@ def test_detector(faults, override):
         "pretext.temperature=-1",
         "pretext={name: rotation, image_size: 0}",
         "pretext={name: rotation, flip: 7}",
+        "pretext.extra=[{transform: Rotat}]",
+        "pretext={name: rotation, extra: [{transform: Rotate}]}",
+        "pretext={name: jigsaw, extra: [{transform: RandomGridShuffle}]}",
         "pretext={name: patch_position, jitter: 0.3}",
         "pretext={name: jigsaw, num_permutations: 1}",
         "pretext={name: dim, prior_weight: -1}",
@@ -303,3 +309,11 @@ def test_reading_a_config_leaves_the_random_generator_alone(faults):
     assert not faults(DETECT)
     assert faults(DETECT | {"backbone": {"name": "resnet18"}}, "rpn.nms_threshold=2")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("config", "section"), [(DETECT, "transform"), (PRETRAIN, "pretext")])
+def test_extra_transforms_are_written_down_as_they_were_given(faults, config, section):
+    extra = [{"transform": "Rotate", "limit": [-5, 5], "p": 0.3}]
+    assert not faults(config, f"{section}.extra={extra}")
+    resolved = load("a.yaml", [f"{section}.extra={extra}"]).model_dump(mode="json")
+    assert resolved[section]["extra"] == extra

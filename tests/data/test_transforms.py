@@ -1,19 +1,13 @@
 """Boxes go where their pixels go."""
 
+import albumentations as A
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from visionlab.data import transforms
-from visionlab.data.transforms import (
-    DetectionTransform,
-    EvaluationResize,
-    color_jitter,
-    fit,
-    resize_image,
-    seed_transform,
-)
+from visionlab.data.augmentation import color_jitter, seed_transform
+from visionlab.data.transforms import DetectionTransform, EvaluationResize, fit, resize_image
 
 NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
 
@@ -167,9 +161,7 @@ def test_same_seed_same_sample_whatever_came_before():
 
 def test_steps_decide_independently():
     """With one seed for each step, flips and grays would fall on the same images."""
-    compose = transforms.A.Compose(
-        [transforms.A.HorizontalFlip(p=0.5), transforms.A.ToGray(p=0.5)], save_applied_params=True
-    )
+    compose = A.Compose([A.HorizontalFlip(p=0.5), A.ToGray(p=0.5)], save_applied_params=True)
     image, counts = np.zeros((8, 8, 3), np.uint8), np.zeros((2, 2), int)
     for seed in range(400):
         seed_transform(compose, seed)

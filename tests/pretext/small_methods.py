@@ -34,6 +34,7 @@ BACKBONES: dict[str, dict[str, Any]] = {"cpc": {"norm": "group"}}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dim concat": ("dim", {"scorer": "concat", "estimator": "jsd", "global_weight": 0.5, "num_negatives": 3}),
     "cpc directions": ("cpc", {"directions": 4}),
+    "simclr extra": ("simclr", {"extra": [{"transform": "Perspective"}, {"transform": "CoarseDropout"}]}),
     "moco v1": ("moco", {"hidden_dim": None, "temperature": 0.07}),
     "moco dense": ("moco", {"dense": True}),
     "moco v3 momentum": ("moco", {"final_momentum": 1.0}),

@@ -1,6 +1,7 @@
 """The four rotations, checked pixel by pixel, and the loss against its formula."""
 
 import numpy as np
+import pytest
 import torch
 from small_encoder import SmallEncoder, assert_same_gradients, gradients, random_views
 
@@ -45,3 +46,11 @@ def test_accuracy_counts_the_turns_that_are_right():
     torch.nn.init.zeros_(method.classifier.weight)
     method.classifier.bias.data = torch.tensor([0.0, 0.0, 1.0, 0.0]).double()
     assert method(ViewBatch(random_views(1))).metrics["accuracy"] == 0.25
+
+
+def test_extra_transforms_that_turn_images_are_refused():
+    chosen = [{"transform": "OneOf", "transforms": [{"transform": "Blur"}, {"transform": "RandomRotate90"}]}]
+    message = r"^extra: expected transforms other than RandomRotate90, which turns images: the turn is what is to be"
+    with pytest.raises(ValueError, match=message):
+        Rotation(SmallEncoder(), extra=chosen)
+    Rotation(SmallEncoder(), extra=[{"transform": "CoarseDropout"}])

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from visionlab import distributed
 from visionlab.checks import check_at_least
+from visionlab.data.augmentation import albumentations
 from visionlab.data.images import ImageError, file_problem
 from visionlab.data.problems import Problem
 from visionlab.data.samples import Samples
@@ -69,6 +70,8 @@ class TrainLoader:
         Raises:
             ValueError: under the policy ``fail`` an image cannot be read; or too many in a row cannot.
         """
+        if self._workers:
+            albumentations()  # imported once, before the workers are forked, instead of in each
         keys = self.sampler.batches(start_step)
         return _read(self._fetcher, keys, self._workers, self._pin_memory, self.problems)
 

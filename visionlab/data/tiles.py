@@ -117,6 +117,7 @@ class Tiles:
         gap, jitter = spacing.gap, tiles.jitter
         if gap >= 0 and jitter > gap / 2:
             raise ValueError(f"jitter: expected at most half the gap, {gap / 2:g}, got {jitter}: tiles would overlap")
+        views.refuse_extra(["RandomGridShuffle"], "which moves what is to be told by its place")
         self._crop = Views.crops(views=views)
         self.grid, self.channel_shift, self.color = layout.grid, tiles.channel_shift, tiles.color
         self._fit(views.image_size, gap, jitter)

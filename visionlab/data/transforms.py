@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import random
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,32 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from visionlab.checks import check_at_least, check_in
+from visionlab.data.augmentation import (
+    BOXES,
+    Augmentation,
+    Pipeline,
+    albumentations,
+    check_results,
+    color_jitter,
+    extra_seed,
+    flip_step,
+)
 from visionlab.settings import Settings, flat_settings
 from visionlab.structures import Target
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
-import albumentations as A
 
 # A cropped object counts as long as this share of its box is left and no side is under a pixel.
 MIN_VISIBLE_SHARE = 0.2
 MIN_VISIBLE_SIDE = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation(Settings):
-    """Random changes that any image may undergo.
-
-    Args:
-        flip: probability of a horizontal mirror image.
-        color_strength: how strongly brightness, contrast, saturation and hue are changed, up to 2.5; 0 not.
-    """
-
-    flip: float = 0.5
-    color_strength: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_in("[0, 1]", flip=self.flip)
-        check_in("[0, 2.5]", color_strength=self.color_strength)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,31 +57,6 @@ class ImageSize(Settings):
     def largest(self) -> int:
         """The largest of them."""
         return max(self.short_sides)
-
-
-def seed_transform(transform: A.Compose, seed: int) -> random.Random:
-    """Make the next call of a transform a pure function of ``seed``; return the generator that it draws from.
-
-    ``Compose.set_random_seed`` would give each step a generator of its own with the same seed, so that the images that
-    are flipped would be the very ones that lose their color. Here the steps take turns at one generator.
-    """
-    generator = random.Random(seed)
-    transform.set_random_state(np.random.default_rng(seed), generator)
-    return generator
-
-
-def color_jitter(strength: float) -> list[A.BasicTransform]:
-    """Return the step that changes brightness, contrast, saturation and hue of four images in five; none at strength 0.
-
-    Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020,
-    arXiv:2002.05709, appendix A (there the strength is 1).
-    """
-    return [A.ColorJitter(*(strength * s for s in (0.8, 0.8, 0.8, 0.2)), p=0.8)] if strength else []
-
-
-def flip_step(probability: float) -> list[A.BasicTransform]:
-    """Return the step that mirrors an image from left to right; none at probability 0."""
-    return [A.HorizontalFlip(p=probability)] if probability else []
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> Tensor:
@@ -151,10 +116,12 @@ class DetectionTransform:
     def __init__(self, *, size: ImageSize, augmentation: Augmentation, crop: float = 0.0):
         self.size = size
         check_in("[0, 0.5)", crop=crop)
-        cut = [A.RandomCropFromBorders(crop, crop, crop, crop)] if crop else []
-        boxes = A.BboxParams("pascal_voc", label_fields=["index"], clip=True, filter_invalid_bboxes=True)
-        self.geometry = A.Compose([*cut, *flip_step(augmentation.flip)] or [A.NoOp()], bbox_params=boxes)
-        self.colors = A.Compose(color_jitter(augmentation.color_strength))
+        self.geometry = Pipeline(partial(_geometry, crop, augmentation.flip), BOXES)
+        self.colors = Pipeline(partial(color_jitter, augmentation.color_strength))
+        self.extra = None
+        if augmentation.extra:
+            check_results(augmentation.extra_steps(), (480, 640), boxes=True)
+            self.extra = _Extra(augmentation)
 
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray, seed: int
@@ -172,20 +139,55 @@ class DetectionTransform:
             The ``(3, height, width)`` uint8 image and the objects still to be seen in it: objects that a crop left less
             than a fifth of are dropped, crowd regions stay.
         """
-        generator = seed_transform(self.geometry, seed)
+        geometry, generator = self.geometry.seeded(seed)
         short_side = generator.choice(self.size.short_sides)
-        changed = self.geometry(image=image, bboxes=np.asarray(boxes, np.float64), index=np.arange(len(boxes)))
-        index = np.asarray(changed["index"], np.int64)
-        left = np.asarray(changed["bboxes"], np.float64).reshape(-1, 4)
+        changed = geometry(image=image, bboxes=np.asarray(boxes, np.float64), index=np.arange(len(boxes)))
+        left, index = _boxes(changed)
         picture = changed["image"]
         visible = _areas(left) >= MIN_VISIBLE_SHARE * _areas(np.asarray(boxes, np.float64))[index]
-        seed_transform(self.colors, generator.getrandbits(63))
+        keep = visible | crowd[index]
+        color_seed = generator.getrandbits(63)
+        left, index = left[keep], index[keep]
+        if self.extra:
+            picture, left, index = self.extra(picture, left, index, crowd, extra_seed(seed))
         pixels = resize_image(picture, *fit(picture.shape[0], picture.shape[1], short_side, self.size.max_size))
         left = _scale(left, picture, pixels)
-        keep = (visible | crowd[index]) & (left[:, 2:] - left[:, :2] >= MIN_VISIBLE_SIDE).all(1)
-        colored = self.colors(image=pixels.permute(1, 2, 0).numpy())["image"]
+        keep = (left[:, 2:] - left[:, :2] >= MIN_VISIBLE_SIDE).all(1)
+        colored = self.colors(pixels.permute(1, 2, 0).numpy(), color_seed)
         pixels = torch.from_numpy(np.ascontiguousarray(colored.transpose(2, 0, 1)))
         return pixels, _target(left[keep], labels[index[keep]], crowd[index[keep]])
+
+
+class _Extra:
+    """Extra transforms of images with boxes. Of what they cut off or cover, crowd regions stay as long as they can."""
+
+    def __init__(self, augmentation: Augmentation) -> None:
+        visible = BOXES | {"min_visibility": MIN_VISIBLE_SHARE}
+        self.objects = Pipeline(augmentation.extra_steps, visible)
+        self.crowds = Pipeline(augmentation.extra_steps, BOXES)
+
+    def __call__(
+        self, image: np.ndarray, boxes: np.ndarray, index: np.ndarray, crowd: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the image, and the ``(M, 4)`` boxes that are left with their ``(M,)`` places in ``crowd``."""
+        changed = self.objects.seeded(seed)[0](image=image, bboxes=boxes, index=index)
+        left, kept = _boxes(changed)
+        if crowd[index].any():  # albumentations has one limit for all boxes, so that crowds need a pass of their own
+            crowd_left, crowd_kept = _boxes(self.crowds.seeded(seed)[0](image=image, bboxes=boxes, index=index))
+            left = np.concatenate([left[~crowd[kept]], crowd_left[crowd[crowd_kept]]])
+            kept = np.concatenate([kept[~crowd[kept]], crowd_kept[crowd[crowd_kept]]])
+        order = np.argsort(kept)
+        return changed["image"], left[order], kept[order]
+
+
+def _boxes(changed: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ``(M, 4)`` boxes that a pipeline has left, and their ``(M,)`` numbers."""
+    return np.asarray(changed["bboxes"], np.float64).reshape(-1, 4), np.asarray(changed["index"], np.int64)
+
+
+def _geometry(crop: float, flip: float) -> list[Any]:
+    cut = [albumentations().RandomCropFromBorders(crop, crop, crop, crop)] if crop else []
+    return cut + flip_step(flip)
 
 
 def _scale(boxes: np.ndarray, image: np.ndarray, pixels: Tensor) -> np.ndarray:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from visionlab.checks import check_above, check_at_least, check_in, check_rising
-from visionlab.data.transforms import A, Augmentation, color_jitter, flip_step, resize_image, seed_transform
+from visionlab.data.augmentation import (
+    Augmentation,
+    Pipeline,
+    albumentations,
+    check_results,
+    color_jitter,
+    extra_seed,
+    flip_step,
+)
+from visionlab.data.transforms import resize_image
 from visionlab.seeding import derive_seed
 from visionlab.settings import flat_settings
 
@@ -48,10 +59,10 @@ class Views:
     """A list of views of an image, each a random change of its own.
 
     Args:
-        transforms: what makes each view. Several views may share one.
+        transforms: what makes each view, an ``(H, W, 3)`` uint8 image, of an image and a seed. Several may be the same.
     """
 
-    def __init__(self, transforms: list[A.Compose]):
+    def __init__(self, transforms: list[Callable[[np.ndarray, int], np.ndarray]]):
         self.transforms = transforms
 
     @classmethod
@@ -76,16 +87,7 @@ class Views:
         check_at_least(1, count=count)
         check_above(0, crop_ratio=crop_ratio)
         check_rising(crop_ratio=crop_ratio)
-        size = (views.image_size, views.image_size)
-        steps = [A.RandomResizedCrop(size, tuple(views.crop_scale), tuple(crop_ratio), area_for_downscale="image")]
-        steps += flip_step(views.flip) + color_jitter(views.color_strength)
-        if views.grayscale:
-            steps.append(A.ToGray(p=views.grayscale))
-        if views.blur:
-            steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=views.blur))
-        if views.solarize:
-            steps.append(A.Solarize(p=views.solarize))
-        return cls([A.Compose(steps)] * count)
+        return cls([_Crop(views, (crop_ratio[0], crop_ratio[1]))] * count)
 
     def __add__(self, other: Views) -> Views:
         return Views(self.transforms + other.transforms)
@@ -105,10 +107,37 @@ class Views:
         """
         views = []
         for number, transform in enumerate(self.transforms):
-            seed_transform(transform, derive_seed(seed, number))
-            view = transform(image=image)["image"]
+            view = transform(image, derive_seed(seed, number))
             views.append(torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))))
         return views
+
+
+class _Crop:
+    """Makes one view: a random crop, resized to a square and changed."""
+
+    def __init__(self, views: ViewSettings, crop_ratio: tuple[float, float]) -> None:
+        self.crop = Pipeline(partial(_crop_steps, views, crop_ratio))
+        self.extra = None
+        if views.extra:
+            check_results(views.extra_steps(), (views.image_size, views.image_size), boxes=False)
+            self.extra = Pipeline(views.extra_steps)
+
+    def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
+        view = self.crop(image, seed)
+        return self.extra(view, extra_seed(seed)) if self.extra else view
+
+
+def _crop_steps(views: ViewSettings, crop_ratio: tuple[float, float]) -> list[Any]:
+    A, size = albumentations(), (views.image_size, views.image_size)
+    steps = [A.RandomResizedCrop(size, tuple(views.crop_scale), crop_ratio, area_for_downscale="image")]
+    steps += flip_step(views.flip) + color_jitter(views.color_strength)
+    if views.grayscale:
+        steps.append(A.ToGray(p=views.grayscale))
+    if views.blur:
+        steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=views.blur))
+    if views.solarize:
+        steps.append(A.Solarize(p=views.solarize))
+    return steps
 
 
 class CenterCrop:

@@ -14,6 +14,19 @@ from visionlab.pretext.pretext import Pretext, PretextOutput
 from visionlab.settings import flat_settings
 from visionlab.structures import ViewBatch
 
+# Transforms that take from an image what it is upright by.
+TURNS = {
+    "Affine",
+    "D4",
+    "RandomRotate90",
+    "Rotate",
+    "SafeRotate",
+    "ShiftScaleRotate",
+    "SquareSymmetry",
+    "Transpose",
+    "VerticalFlip",
+}
+
 
 class Rotation(Pretext):
     """Predict which of four rotations an image has; all four of each image stand in one batch.
@@ -32,6 +45,7 @@ class Rotation(Pretext):
     @flat_settings
     def __init__(self, encoder: Backbone, *, views: ViewSettings):
         super().__init__(encoder)
+        views.refuse_extra(TURNS, "which turns images: the turn is what is to be predicted")
         self.views = Views.crops(views=views)
         self.classifier = nn.Linear(encoder.num_features, 4)
 
