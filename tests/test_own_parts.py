@@ -103,8 +103,9 @@ def test_optimizers_and_schedules(tmp_path, optimizer):
         ("pretext.name=torch.nn:Linear", "pretext.name: expected a subclass of Pretext, got torch.nn:Linear"),
         (
             "pretext.name=mypackage.byol:NUMBER",
-            "pretext.name: expected a class or function, got mypackage.byol:NUMBER, a",
+            "pretext.name: expected a class or function of Python, got mypackage.byol:NUMBER, a",
         ),
+        ("pretext.name=os:system", "pretext.name: expected a class or function of Python, got os:system, a builtin"),
         ("pretext.name=mypackage.byol:Vague", "pretext.name: expected a subclass of Pretext"),
         ("schedule.name=mypackage.byol:Vague", "schedule.name: mypackage.byol:Vague has settings that a config cannot"),
         ("pretext.momentum=3", "pretext.momentum: expected a number in [0, 1], got 3"),

@@ -50,8 +50,8 @@ class OneOf:
             found = load_object(name)
             if inspect.isclass(found) and not issubclass(found, self.kind):
                 raise ValueError(f"name: expected a subclass of {self.kind.__name__}, got {name}")
-            if not callable(found):
-                raise ValueError(f"name: expected a class or function, got {name}, a {type(found).__name__}")
+            if not (inspect.isclass(found) or inspect.isfunction(found)):  # of builtins no settings can be read
+                raise ValueError(f"name: expected a class or function of Python, got {name}, a {type(found).__name__}")
         if found is None:
             raise ValueError(f"name: expected {' or '.join(self.table)}, got '{name}'")
         return found
