@@ -27,7 +27,7 @@ from visionlab.data.sources import DETECT_DATA, PRETRAIN_DATA
 from visionlab.data.transforms import DetectionTransform, EvaluationResize
 from visionlab.eval.detection import DetectionEvaluator
 from visionlab.models.backbone import Backbone
-from visionlab.models.detector import HEAD, NECK
+from visionlab.models.detector import DEFAULT_HEAD, HEAD, NECK
 from visionlab.models.rpn import RPN
 from visionlab.pretext import PRETEXTS, Pretext
 from visionlab.train.checkpoint import Checkpoints
@@ -122,7 +122,7 @@ class Detect(Common):
 
     neck: Annotated[Part, From(NECK)] = From(NECK).default(name="fpn")
     rpn: Annotated[Part, From(RPN)] = From(RPN).default()
-    head: Annotated[Part, From(HEAD)] = From(HEAD).default()
+    head: Annotated[Part, From(HEAD, unnamed=DEFAULT_HEAD)] = From(HEAD, unnamed=DEFAULT_HEAD).default()
     train: Annotated[Part, From(train)]
     evaluate: Annotated[Part, From(DetectionEvaluator)] = From(DetectionEvaluator).default()
 
