@@ -176,7 +176,7 @@ def _draw_frame(draw: ImageDraw.ImageDraw, box: np.ndarray, color: Color, width:
 def _draw_caption(
     draw: ImageDraw.ImageDraw, box: np.ndarray, text: str, color: Color, font: Any, size: tuple[int, int]
 ) -> None:
-    """Write on a plate in the box's color, above the box, or inside it where there is no room; always within the picture."""
+    """Write on a plate in the box's color: above the box, or inside it where the picture has no room above."""
     pad = max(2, round(font.size / 6))
     text = _shorten(draw, text, font, size[0] - 2 * pad)
     ascent, descent = font.getmetrics()

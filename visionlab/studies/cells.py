@@ -84,7 +84,7 @@ class CellStore:
         self._check_protocol(json.loads(json.dumps(protocol)))
 
     def read(self, cell: Cell) -> Result | None:
-        """Return the result of a cell; None where it is not done or its file is damaged, for which one line is printed."""
+        """Return the result of a cell; None where it is not done, or its file is damaged, which is printed once."""
         path = self._path(cell)
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
