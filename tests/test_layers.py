@@ -25,7 +25,7 @@ FLOORS = [
     {"pretext", "inference"},
     {"tasks"},
     {"config"},
-    {"run", "run_folder", "resume", "predict", "studies", "doctor"},
+    {"run", "run_folder", "resume", "predict", "studies", "init", "doctor"},
     {"cli", "tools", "benchmarks"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}

@@ -8,7 +8,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -130,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--headers", action="store_true", help="read headers only: fast, but misses damaged files")
     command.add_argument("--all", action="store_true", help="spell out all problems, not the first 20 of each kind")
     command.add_argument("--json", action="store_true", help="print JSON, with all problems, instead of text")
+
+    command = add("init", _init, "Look at your images, write configs that fit them, and say how to run them.")
+    command.add_argument("root", type=Path, metavar="DIR", help="the images, with or without annotations")
+    command.add_argument("--out", type=Path, help="folder of the configs and their runs (default: runs/NAME OF DIR)")
+    device = Default("visionlab.init.write", "init", "device")
+    command.add_argument("--device", default=device, choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
 
     command = add("report", _report, "Write report.html and report.json of a run folder again.")
     command.add_argument("run", type=Path)
@@ -263,27 +270,39 @@ def _roi_probe(options: argparse.Namespace) -> None:
     )
 
 
-def _check_data(options: argparse.Namespace) -> int:
+@contextmanager
+def _progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal's stderr, moved by what is yielded: a function of how many are done, and of how many."""
     from rich.console import Console
     from rich.progress import Progress
 
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(text, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
+def _check_data(options: argparse.Namespace) -> int:
     from visionlab.data.check import check_dataset, check_folder
 
     if len(options.data) > 2:
         raise ValueError(f"check-data: expected a folder, or a json and a folder, got {len(options.data)} paths")
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("reading images", total=None)
-        how: dict = {
-            "decode": not options.headers,
-            "progress": lambda done, total: bars.update(bar, completed=done, total=total),
-        }
+    with _progress("reading images") as progress:
+        how: dict = {"decode": not options.headers, "progress": progress}
         if len(options.data) == 2 or options.data[0].endswith(".json"):
             result = check_dataset(annotations=options.data[0], images=options.data[1:], **how)
         else:
             result = check_folder(options.data[0], **how)
     print(json.dumps(result.to_dict(), indent=1) if options.json else result.to_text(None if options.all else 20))
     return result.exit_status
+
+
+def _init(options: argparse.Namespace) -> None:
+    from visionlab.init.write import init
+
+    with _progress("looking at images") as progress:
+        written = init(str(options.root), options.out, device=options.device, progress=progress)
+    print(written)
 
 
 def _report(options: argparse.Namespace) -> None:

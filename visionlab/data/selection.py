@@ -71,13 +71,14 @@ class Validation(Settings):
         val_fraction: evaluate on this share of the training images, between 0 and 1, and train on the others.
         split_seed: another seed, another split.
         near_copies: copies of one photo are not divided: those that Roboflow made, equal files, and images that look
-            the same. These may differ in this share of a hash of 256 comparisons, from 0 to 1; 0 leaves looks out.
+            the same. These may differ in this share of a hash of 256 comparisons, from 0 to 1; 0 or null leaves looks
+            out.
         evaluate_on: the part of the dataset that is evaluated on, val, or test once training is over.
     """
 
     val_fraction: float | None = None
     split_seed: int = 0
-    near_copies: float = NEAR_COPIES
+    near_copies: float | None = NEAR_COPIES
     evaluate_on: Literal["val", "test"] = "val"
 
     def __post_init__(self) -> None:
