@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import unquote
 
 from visionlab.data.annotated import AnnotatedData, AnnotatedPart
 from visionlab.data.coco_json import is_id, read_coco
+from visionlab.data.folder import SUFFIXES
 from visionlab.data.layouts.names import ROLES, files_below, folders_below, role_of, role_of_folder, unlabelled_folders
 
 DEPTH = 2  # of folders below the root in which a json is looked for
@@ -68,32 +70,36 @@ def _image_folder(entries: Sequence[dict[str, Any]], folders: Sequence[str]) -> 
     """Return the one of some folders from which the file names of a json start, as far as can be told."""
     names = [entry["file_name"] for entry in entries if isinstance(entry.get("file_name"), str) and entry["file_name"]]
     names = names[:: max(1, len(names) // SAMPLE)]
-    found = {folder: sum(os.path.isfile(os.path.join(folder, name)) for name in names) for folder in folders}
-    best = max(folders, key=lambda folder: found[folder])
-    if found[best]:
+    exact = {folder: sum(os.path.isfile(os.path.join(folder, name)) for name in names) for folder in folders}
+    best = max(folders, key=lambda folder: exact[folder])
+    if exact[best] == len(names):
         return best
-    # Names that do not fit exactly are for the check to understand; here it is enough where files of such stems lie.
-    stems = {_stem(name) for name in names}
-    found = {folder: len(stems & _stems_below(folder)) for folder in folders}
-    return max(folders, key=lambda folder: found[folder])
+
+    # Names that do not fit are for the check to understand; here it is enough where one file has such a name.
+    def fits(folder: str) -> tuple[int, int, int]:
+        files = Counter(_stem(file) for _, _, files in os.walk(folder) for file in files if _is_image(file))
+        one = sum(files[_stem(name)] == 1 or os.path.isfile(os.path.join(folder, name)) for name in names)
+        return one, exact[folder], len(PurePath(folder).parts)
+
+    return max(folders, key=fits)
 
 
 def _candidates(annotations: str, root: str, role: str | None) -> list[str]:
     """Return folders that may hold the images of a json, the likelier first."""
     own = os.path.dirname(annotations) or "."
-    near = [own, *folders_below(own)]
-    below = [folder for first in folders_below(root) for folder in (first, *folders_below(first))]
+    firsts = [*folders_below(own), *folders_below(root)]
+    below = [folder for first in firsts for folder in (first, *folders_below(first))]
     of_part = [folder for folder in below if role_of_folder(folder, root) == role]
-    others = [folder for folder in below if role_of_folder(folder, root) in (None, role)]
-    return list(dict.fromkeys([*near, *of_part, *others, root]))
+    of_none = [folder for folder in below if role_of_folder(folder, root) is None]
+    return list(dict.fromkeys([own, *of_part, *of_none, root]))
 
 
 def _stem(name: str) -> str:
     return os.path.splitext(unquote(name).replace("\\", "/").rpartition("/")[2])[0].casefold()
 
 
-def _stems_below(folder: str) -> set[str]:
-    return {_stem(file) for _, _, files in os.walk(folder) for file in files}
+def _is_image(file: str) -> bool:
+    return file.lower().endswith(SUFFIXES)
 
 
 def _is_coco(file: str) -> bool:
