@@ -266,6 +266,11 @@ def exchange_ids(content):
     first["id"], second["id"] = second["id"], first["id"]
 
 
+def add_class(content):
+    content["categories"].append({"id": 99, "name": "new"})
+    content["annotations"][0]["category_id"] = 99
+
+
 def lose_image(content):
     lost = content["images"].pop()["id"]
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != lost]
@@ -275,7 +280,7 @@ def lose_image(content):
     ("parts", "change", "words"),
     [
         ("train val", exchange_ids, "train: classes were [beast, bird"),
-        ("train val", lambda content: content["categories"].append({"id": 99, "name": "new"}), "cart, new]"),
+        ("train val", add_class, "cart, new]"),
         ("train", lambda content: content["annotations"].pop(), "train: boxes were"),
         ("val", lambda content: content["annotations"].pop(), "val: boxes were"),
         ("train", lambda content: content["annotations"][0].update(bbox=[1, 1, 9, 9]), "train: names of images"),
