@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +16,13 @@ from pydantic import create_model
 
 from visionlab.config.load import ConfigError, load
 from visionlab.config.part import From, Part, part_of
+from visionlab.config.refusals import pretext_refusals
 from visionlab.config.schema import Detect
 from visionlab.config.shipped import shipped_names
+from visionlab.models.backbone import Backbone
 from visionlab.models.detector import NECKS
 from visionlab.models.neck import Neck
+from visionlab.pretext import Pretext
 
 SHARED: dict[str, Any] = {
     "out": "runs/a",
@@ -317,3 +322,56 @@ def test_extra_transforms_are_written_down_as_they_were_given(faults, config, se
     assert not faults(config, f"{section}.extra={extra}")
     resolved = load("a.yaml", [f"{section}.extra={extra}"]).model_dump(mode="json")
     assert resolved[section]["extra"] == extra
+
+
+@pytest.mark.parametrize(
+    ("config", "override"),
+    [
+        (DETECT, "head.fc_channels=1000000000"),
+        (DETECT, "head={pool_size: 3000}"),
+        (DETECT, "backbone={name: vit_tiny_patch16_224, image_size: 160000}"),
+        (PRETRAIN, "pretext={name: moco, queue_size: 100000000000}"),
+        (PRETRAIN, "pretext={name: patch_position, image_size: 100000000000}"),
+    ],
+)
+def test_sizes_that_fit_no_memory_are_checked_without_taking_it(faults, config, override):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert not faults(config, override)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+
+
+def test_sizes_that_no_tensor_can_have_are_refused_in_a_sentence(faults):
+    [fault] = faults(PRETRAIN, "pretext={name: vicreg, hidden_dim: 100000000000}")
+    assert "pretext: cannot be built with these settings: RuntimeError: Storage size" in fault
+
+
+@pytest.mark.slow
+def test_every_whole_number_may_be_huge(tmp_path):
+    program = Path(__file__).with_name("huge_settings.py")
+    result = subprocess.run([sys.executable, program], capture_output=True, text=True, cwd=tmp_path)
+    assert re.fullmatch(r"\d{3} checked\n", result.stdout), (result.stdout, result.stderr)
+    assert result.returncode == 0
+
+
+class Reading(Pretext):
+    """A method that looks at its encoder.
+
+    Args:
+        size: of nothing.
+    """
+
+    def __init__(self, encoder, *, size: int = 1):
+        super().__init__(encoder)
+        assert encoder.settings["name"] == encoder.name
+        self.width = encoder.settings["options"] or encoder.channels
+        self.depth = len(encoder.model.layer4) if size == 2 else 0
+
+    def forward(self, batch):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_method_may_read_its_encoder_in_its_constructor(size):
+    """What the stand-in does not have, the backbone is built for."""
+    backbone = part_of(Backbone)(name="resnet18")
+    assert not list(pretext_refusals(backbone, part_of(Reading, "reading")(name="reading", size=size)))

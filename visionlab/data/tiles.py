@@ -124,7 +124,10 @@ class Tiles:
 
     def _fit(self, image_size: int, gap: float, jitter: float) -> None:
         """Find the largest tile with which the grid fits, and with it distances in pixels."""
-        for self.tile_size in range(image_size, 0, -1):
+        # No larger one fits even if all distances are rounded down.
+        tiles_per_side = (self.grid - 1) * (1 + gap) + 1 + 2 * jitter
+        largest = min(image_size, floor((image_size + 2) / tiles_per_side) + 1)
+        for self.tile_size in range(largest, 0, -1):
             # Rounded first, so that 0.55 of 80 pixels is 44, whatever binary fractions make of it.
             self._step = self.tile_size + ceil(round(gap * self.tile_size, 6))
             self._jitter = floor(round(jitter * self.tile_size, 6))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visionlab.checks import check_at_least
+from visionlab.checks import check_at_least, check_in
 from visionlab.settings import Settings
 
 
@@ -80,6 +80,7 @@ class PyramidSettings(Settings):
     def __post_init__(self) -> None:
         check_at_least(1, channels=self.channels)
         check_at_least(0, extra_levels=self.extra_levels)
+        check_in("[0, 16]", extra_levels=self.extra_levels)  # no image has places that far apart
 
 
 class Pyramid(Neck):

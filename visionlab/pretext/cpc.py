@@ -82,6 +82,7 @@ class ContrastivePredictiveCoding(Pretext):
         check_at_least(
             1, predict_rows=predict_rows, context_layers=context_layers, context_dim=context_dim, target_dim=target_dim
         )
+        check_in("[1, 1000]", context_layers=context_layers)  # each is made, even where a config is only checked
         grid = layout.grid
         if skip_rows + predict_rows >= grid:
             raise ValueError(
