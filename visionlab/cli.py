@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import io
 import json
 import os
@@ -11,36 +10,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from visionlab.command import Command, Default
 from visionlab.text import printable
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
-
-
-class Default(NamedTuple):
-    """The default of a function's parameter, which is looked up when a help text or the command needs it.
-
-    Args:
-        module: the function's module, which may take seconds to import.
-        function: its name.
-        parameter: which of its parameters.
-    """
-
-    module: str
-    function: str
-    parameter: str
-
-    @property
-    def value(self) -> Any:
-        """What the function takes where nothing is given."""
-        function = getattr(import_module(self.module), self.function)
-        return inspect.signature(function).parameters[self.parameter].default
-
-    def __str__(self) -> str:
-        return str(self.value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="visionlab", description="From unlabelled images to a good detector.")
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Command)
 
     def add(name, function, text):
         command = commands.add_parser(name, help=text, description=text)
@@ -104,22 +79,22 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command = add("probe", _probe, "Measure encoders by k-NN and a linear classifier of images, level by level.")
-    _add_probe_arguments(command)
-    command.add_argument("--train", type=Path, required=True, help="a folder of a folder of images for each class")
-    command.add_argument("--test", type=Path, required=True, help="another, with the same classes")
-    command.add_argument("--image-size", type=int, default=224, help="in pixels (default: %(default)s)")
-    command.add_argument("--grid", type=int, default=2, help="parts along each side of a map (default: %(default)s)")
-    command.add_argument("--neighbors", type=int, default=20, help="that vote (default: %(default)s)")
+    own = partial(Default, "visionlab.studies.encoder_probes", "probe_files")
+    _add_probe_arguments(command, own)
+    _add_image_arguments(command, own)
     command.add_argument("--labels-per-class", type=int, help="train on so many, drawn by --seeds (default: all)")
-    command.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the draws (default: 0)")
+    command.add_argument(
+        "--seeds", type=int, nargs="+", default=own("seeds"), help="of the draws (default: %(default)s)"
+    )
 
     command = add("roi-probe", _roi_probe, "Measure encoders by a linear classifier of labelled boxes, level by level.")
-    _add_probe_arguments(command)
+    own = partial(Default, "visionlab.studies.encoder_probes", "probe_rois")
+    _add_probe_arguments(command, own)
     pair: dict = {"type": Path, "nargs": 2, "required": True, "metavar": ("JSON", "IMAGES")}
     command.add_argument("--train", **pair, help="a COCO json and the folder of its images")
     command.add_argument("--test", **pair, help="another, with the same classes")
-    command.add_argument("--short-side", type=int, default=800, help="in pixels (default: %(default)s)")
-    command.add_argument("--max-size", type=int, default=1333, help="in pixels (default: %(default)s)")
+    command.add_argument("--short-side", type=int, default=own("short_side"), help="in pixels (default: %(default)s)")
+    command.add_argument("--max-size", type=int, default=own("max_size"), help="in pixels (default: %(default)s)")
 
     command = add("check-data", _check_data, "Name every fault of images and labels by file and annotation id.")
     command.add_argument(
@@ -153,35 +128,51 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("runs/study"), help="(default: %(default)s)")
     command.add_argument("--pretrain", type=Path, help="config of the pretraining (default: the quickstart's)")
     command.add_argument("--detect", type=Path, help="config of the detector (default: the quickstart's)")
-    command.add_argument(
-        "--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3, 8e-3], help="learning rates tried"
-    )
-    command.add_argument("--tuning-seeds", type=int, nargs="+", default=[100, 101], help="seeds that choose the rate")
-    command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds that are reported")
+    own = partial(Default, "visionlab.studies.low_labels", "low_label_study")
+    for flag, kind, text in (
+        ("--rates", float, "learning rates tried"),
+        ("--tuning-seeds", int, "seeds that choose the rate"),
+        ("--seeds", int, "seeds that are reported"),
+    ):
+        default = own(flag[2:].replace("-", "_"))
+        command.add_argument(flag, type=kind, nargs="+", default=default, help=f"{text} (default: %(default)s)")
 
     command = add("compare", _compare, "Compare methods, a config each, by probes and detection over seeds.")
     command.add_argument("words", nargs="+", metavar="CONFIG|key=value", help="pretraining configs, then overrides")
-    command.add_argument("--train", type=Path, required=True, help="a folder of a folder of images for each class")
-    command.add_argument("--test", type=Path, required=True, help="another, with the same classes")
+    _add_image_arguments(command, partial(Default, "visionlab.studies.compare", "Measures"))
     command.add_argument("--out", type=Path, default=Path("runs/compare"), help="(default: %(default)s)")
-    command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    seeds = Default("visionlab.studies.compare", "compare", "seeds")
+    command.add_argument("--seeds", type=int, nargs="+", default=seeds, help="(default: %(default)s)")
     command.add_argument(
         "--only", nargs="*", metavar="METHOD", help="do these methods' cells only; none: just the table"
     )
-    command.add_argument("--image-size", type=int, default=64, help="of the probes (default: %(default)s)")
-    command.add_argument("--grid", type=int, default=2, help="parts along each side of a map (default: %(default)s)")
-    command.add_argument("--neighbors", type=int, default=20, help="that vote (default: %(default)s)")
     command.add_argument("--limit", type=int, help="images of --train and of --test (default: all)")
     command.add_argument("--roi", type=Path, metavar="CONFIG", help="probe the boxes of a detector's config")
     command.add_argument("--detect", type=Path, metavar="CONFIG", help="train this detector from every encoder")
     return parser
 
 
-def _add_probe_arguments(command: argparse.ArgumentParser) -> None:
+def _add_image_arguments(command: argparse.ArgumentParser, own: Callable[[str], Default]) -> None:
+    command.add_argument("--train", type=Path, required=True, help="a folder of a folder of images for each class")
+    command.add_argument("--test", type=Path, required=True, help="another, with the same classes")
+    for flag, text in (
+        ("--image-size", "what a probe sees, in pixels"),
+        ("--grid", "parts along each side of a map"),
+        ("--neighbors", "that vote"),
+    ):
+        default = own(flag[2:].replace("-", "_"))
+        command.add_argument(flag, type=int, default=default, help=f"{text} (default: %(default)s)")
+
+
+def _add_probe_arguments(command: argparse.ArgumentParser, own: Callable[[str], Default]) -> None:
     command.add_argument("weights", nargs="+", type=Path, help="backbone files or run folders, one for each seed")
-    command.add_argument("--random", type=int, default=3, help="random encoders to measure beside (default: 3)")
+    command.add_argument(
+        "--random", type=int, default=own("random"), help="random encoders to measure beside (default: %(default)s)"
+    )
     command.add_argument("--limit", type=int, help="images of each data set (default: all)")
-    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
+    command.add_argument(
+        "--device", default=own("device"), choices=("auto", "cpu", "cuda"), help="(default: %(default)s)"
+    )
     command.add_argument("--out", type=Path, help="a JSON file to write")
 
 

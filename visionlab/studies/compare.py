@@ -82,7 +82,7 @@ def compare(
     out: Path,
     measures: Measures,
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[int] = (0, 1, 2),
     only: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
 ) -> Path:

@@ -27,9 +27,9 @@ def low_label_study(
     detect: Path,
     out: Path,
     *,
-    rates: Sequence[float],
-    tuning_seeds: Sequence[int],
-    seeds: Sequence[int],
+    rates: Sequence[float] = (1e-3, 2e-3, 4e-3, 8e-3),
+    tuning_seeds: Sequence[int] = (100, 101),
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
 ) -> Path:
     """Compare pretrained and random initialization, each at the learning rate that is best for it.
 
