@@ -180,7 +180,7 @@ def test_frozen_stages_zero_trains_everything():
     [
         ({"name": "resnet51"}, r"no timm model is called 'resnet51'; did you mean .*resnet50"),
         ({"name": "hf-hub:timm/resnet18"}, "no timm model"),
-        ({"name": "crossvit_tiny_240"}, "does not give feature maps"),
+        ({"name": "crossvit_tiny_240"}, "expected a model with feature maps"),
         ({"name": "resnet18", "image_size": 64}, "image_size: would have no effect"),
         ({"name": "resnet18", "options": {"pretrained": True}}, "'pretrained' of resnet18 is not free to set"),
         ({"name": "resnet18", "options": {"no_such": 1}}, "no_such"),
@@ -206,7 +206,7 @@ def test_refusals_in_one_line(settings, message):
 def test_model_of_fixed_size_refuses_another():
     backbone = Backbone(name="mixer_s32_224").eval()
     assert backbone.fixed_size == (224, 224)
-    with pytest.raises(ValueError, match=r"takes images of \(224, 224\) only, got \(64, 64\)"):
+    with pytest.raises(ValueError, match=r"images: expected \(224, 224\) pixels for \S+, got \(64, 64\)"):
         backbone(torch.zeros(1, 3, 64, 64))
 
 

@@ -298,7 +298,7 @@ def test_timm_without_weights_is_refused():
 
 
 def test_min_matched_is_a_share(resnet):
-    with pytest.raises(ValueError, match=r"min_matched expects a share in \[0, 1\], got 95"):
+    with pytest.raises(ValueError, match=r"min_matched: expected a share in \[0, 1\], got 95"):
         load_weights(resnet, "timm", min_matched=95)
 
 

@@ -91,7 +91,7 @@ class Backbone(nn.Module):
             ``(N, 3, H, W)`` in the precision of the model.
         """
         if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[1] != 3:
-            raise ValueError(f"normalize expects (N, 3, H, W) uint8, got {tuple(pixels.shape)} {pixels.dtype}")
+            raise ValueError(f"pixels: expected (N, 3, H, W) uint8, got {tuple(pixels.shape)} {pixels.dtype}")
         images = pixels.to(self._mean.dtype).div_(255).sub_(self._mean).div_(self._std)
         if sizes is not None:
             for image, (height, width) in zip(images, sizes, strict=True):
@@ -110,7 +110,7 @@ class Backbone(nn.Module):
         """
         height, width = images.shape[-2:]
         if self.fixed_size and (height, width) != self.fixed_size:
-            raise ValueError(f"{self.name} takes images of {self.fixed_size} only, got {(height, width)}")
+            raise ValueError(f"images: expected {self.fixed_size} pixels for {self.name}, got {(height, width)}")
         # A model that would drop pixels at the right and bottom gets zeros there, and their features are cut off.
         padding = (-width % self._multiple, -height % self._multiple)
         if any(padding):
@@ -150,7 +150,7 @@ class Backbone(nn.Module):
                     self.channels = [level.shape[1] for level in levels]
                     _freeze_unused(self.model, levels)
                     return
-        raise ValueError(f"{self.name} does not give feature maps of strides {self.strides}; choose another backbone")
+        raise ValueError(f"name: expected a model with feature maps of strides {self.strides}, got {self.name}")
 
     def _try(self, size: tuple[int, int]) -> list[Tensor] | None:
         image = torch.zeros(1, 3, *size, device=next(self.model.parameters()).device)
@@ -189,7 +189,7 @@ def _one_line(error: Exception | None) -> str:
 def _choose_levels(model: Any, name: str, strides: list[int] | None) -> tuple[list[int], list[int]]:
     """Return the strides and timm's indices of the levels; of several levels with one stride, the deepest is taken."""
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
-        raise ValueError(f"{name} gives no feature levels; choose another backbone")
+        raise ValueError(f"name: expected a model with feature levels, got {name}")
     infos = getattr(model.feature_info, "info", model.feature_info)
     deepest = {info["reduction"]: index for index, info in enumerate(infos)}
     chosen = strides or [stride for stride in sorted(deepest) if stride >= 4] or sorted(deepest)

@@ -34,7 +34,7 @@ class SyncBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
-            raise ValueError(f"SyncBatchNorm expects (N, C, ...), got {tuple(input.shape)}")
+            raise ValueError(f"images: expected (N, C, ...), got {tuple(input.shape)}")
 
     def _forward_joined(self, images: Tensor) -> Tensor:
         rest = [0, *range(2, images.dim())]

@@ -110,7 +110,7 @@ def build_from_torchvision(
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
         raise ValueError(
-            f"expected a fasterrcnn_resnet50_fpn of {len(classes)} classes and background: {detail}"
+            f"state: expected a fasterrcnn_resnet50_fpn of {len(classes)} classes and background: {detail}"
         ) from None
     return detector.eval()
 
@@ -125,4 +125,4 @@ def _rename(name: str, theirs_to_ours: bool) -> str:
             target = re.sub(r"[\[\]]", "", theirs).replace("#", r"\1")
         if re.match(pattern, name):
             return re.sub(f"^{pattern}", target, name)
-    raise ValueError(f"expected the weights of a Faster R-CNN with ResNet and FPN, got one named '{name}'")
+    raise ValueError(f"state: expected the weights of a Faster R-CNN with ResNet and FPN, got one named '{name}'")

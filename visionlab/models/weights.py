@@ -87,7 +87,7 @@ def load_weights(backbone: Backbone, path: str | Path, *, min_matched: float = 0
         ValueError: too little fits, the file is for another model or cannot be read without running code from it.
     """
     if not 0 <= min_matched <= 1:
-        raise ValueError(f"min_matched expects a share in [0, 1], got {min_matched}")
+        raise ValueError(f"min_matched: expected a share in [0, 1], got {min_matched}")
     wanted = backbone.model.state_dict()
     candidates, description = (_timm_weights(backbone), {}) if str(path) == "timm" else read_weights(path)
     _check_origin(backbone, path, description)
