@@ -375,3 +375,10 @@ def test_a_method_may_read_its_encoder_in_its_constructor(size):
     """What the stand-in does not have, the backbone is built for."""
     backbone = part_of(Backbone)(name="resnet18")
     assert not list(pretext_refusals(backbone, part_of(Reading, "reading")(name="reading", size=size)))
+
+
+def test_epochs_are_answered_with_steps(faults):
+    [fault] = faults(DETECT, "train.epochs=12")
+    assert "train.epochs: unknown key. A run is counted in steps: steps = epochs * images / (loader.batch" in fault
+    [fault] = faults(PRETRAIN | {"data": SYNTHETIC | {"unlabelled": 200}}, "train.epochs=12")
+    assert fault.endswith("12 epochs of 200 images in batches of 8 are steps: 300")
