@@ -32,10 +32,16 @@ def is_number(value: object) -> TypeGuard[float]:
 
 def read_box(bbox: object) -> Box | None:
     """Return COCO's ``[x, y, width, height]`` with its corners in order, or None if it is not four finite numbers."""
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_number(value) for value in bbox):
+    if not isinstance(bbox, list) or len(bbox) != 4:
         return None
-    x, y, width, height = (float(value) for value in bbox)
-    return min(x, x + width), min(y, y + height), abs(width), abs(height)
+    x, y, width, height = bbox
+    if not (is_number(x) and is_number(y) and is_number(width) and is_number(height)):
+        return None
+    if width < 0:
+        x, width = x + width, -width
+    if height < 0:
+        y, height = y + height, -height
+    return float(x), float(y), float(width), float(height)
 
 
 def clip_box(box: Box, size: tuple[int, int]) -> Box:

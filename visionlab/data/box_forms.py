@@ -1,12 +1,11 @@
-"""Boxes and areas of a whole json that are in another form than COCO's: relative, by their centre, by their corners.
+"""Boxes and areas of a whole json that are in another form than COCO's: relative, by their center, by their corners.
 
 One box alone rarely shows its form; all boxes of a json together do, by how they lie in their images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,49 +20,57 @@ EVIDENCE = 10
 _SLACK = 0.01
 
 Entry = dict[str, Any]
+Place = tuple[list[Entry], int]  # the annotations of an image, and which of them
 Rows = NDArray[np.float64]
 
 
-def plain_boxes(groups: dict[int, list[Entry]], sizes: dict[int, tuple[int, int]], oddities: Oddities) -> set[int]:
-    """Turn relative boxes, centre boxes and areas that fit no box into COCO's form, where only one form is possible.
+class Unread(NamedTuple):
+    """What could not be turned into COCO's form.
+
+    Args:
+        corners: whether all boxes are evidently ``x1, y1, x2, y2``, in which case none was changed.
+        relative: ``id()`` of the annotations whose relative boxes can be read in several ways or in none.
+    """
+
+    corners: bool
+    relative: set[int]
+
+
+def plain_boxes(groups: dict[int, list[Entry]], sizes: dict[int, tuple[int, int]], oddities: Oddities) -> Unread:
+    """Turn relative boxes, center boxes and areas that fit no box into COCO's form, where only one form is possible.
 
     Args:
         groups: the annotations of each image; what is changed is exchanged in the lists.
         sizes: ``(height, width)`` of each image in pixels.
         oddities: where each change is counted.
-
-    Returns:
-        ``id()`` of the annotations whose relative boxes can be read in several ways or in none.
     """
-    places, rows = [], []
+    places: list[Place] = []
+    rows = []
     for number, entries in groups.items():
         height, width = sizes[number]
         for position, entry in enumerate(entries):
-            box: Any = entry.get("bbox")
-            if read_box(box) is not None and box[2] > 0 and box[3] > 0:
+            box = read_box(entry.get("bbox"))
+            if box is not None and entry["bbox"][2] > 0 and entry["bbox"][3] > 0:
                 places.append((entries, position))
                 rows.append((*box, width, height))
-    if not rows:
-        return set()
-    table = np.array(rows, dtype=np.float64)
-    relative = _relative(table)
-    unclear: set[int] = set()
-    if relative.any():
-        form = _form_of_relative(table[relative])
-        for index in relative.nonzero()[0].tolist():
-            entries, position = places[index]
-            if form is None:
-                unclear.add(id(entries[position]))
-            else:
-                table[index, :4] = _relative_to_pixels(entries, position, table[index], form, oddities)
-    elif _are_centers(table):
-        for index, (entries, position) in enumerate(places):
-            table[index, :4] = _center_to_corner(entries, position, table[index], oddities)
+    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
+    if not rows or _are_corners(table):
+        return Unread(bool(rows), set())
+    relative = _relative(table).nonzero()[0].tolist()
+    form = _form_of_relative(table[relative]) if relative else None
+    if form is not None:
+        for index in relative:
+            table[index, :4] = _relative_to_pixels(places[index], table[index], form, oddities)
+    elif not relative and _are_centers(table):
+        for index, place in enumerate(places):
+            table[index, :4] = _center_to_corner(place, table[index], oddities)
     _fit_areas(places, table, oddities)
-    return unclear
+    unread = relative if form is None else ()
+    return Unread(False, {id(places[index][0][places[index][1]]) for index in unread})
 
 
-def _exchange(entries: list[Entry], position: int, oddities: Oddities, **changes: Any) -> None:
+def _exchange(place: Place, oddities: Oddities, **changes: Any) -> None:
+    entries, position = place
     changed = {**entries[position], **changes}
     oddities.entries.add(id(changed))
     entries[position] = changed
@@ -100,8 +107,8 @@ def _form_of_relative(table: Rows) -> str | None:
     return fits[0] if len(fits) == 1 else None
 
 
-def _relative_to_pixels(entries: list[Entry], position: int, row: Rows, form: str, oddities: Oddities) -> list[float]:
-    entry = entries[position]
+def _relative_to_pixels(place: Place, row: Rows, form: str, oddities: Oddities) -> list[float]:
+    entry = place[0][place[1]]
     x, y, width, height = row[:4]
     if form.startswith("center"):
         x, y = x - width / 2, y - height / 2
@@ -112,17 +119,17 @@ def _relative_to_pixels(entries: list[Entry], position: int, row: Rows, form: st
     oddities.note("relative-box", what, show(entry["bbox"]), f"read as {show(box)}")
     area = entry.get("area")
     own = {"area": box[2] * box[3]} if is_number(area) and 0 < area <= 1 else {}
-    _exchange(entries, position, oddities, bbox=box, **own)
+    _exchange(place, oddities, bbox=box, **own)
     return box
 
 
-# ---- boxes by their centre, boxes by their corners
+# ---- boxes by their center, boxes by their corners
 
 
 def _are_centers(table: Rows) -> bool:
     """Return whether boxes are evidently ``center x, center y, width, height`` in pixels.
 
-    All of at least ten fit into their images so, a tenth of them do not as COCO boxes, and few do as corners.
+    All of at least ten fit into their images so, a tenth of them do not as COCO boxes, and a fifth do not as corners.
     """
     x, y, width, height, image_width, image_height = table.T
     fit = (
@@ -132,27 +139,24 @@ def _are_centers(table: Rows) -> bool:
         & (y + height / 2 <= image_height + ROUNDING)
     )
     leave = (x + width > image_width + ROUNDING) | (y + height > image_height + ROUNDING)
-    corners = _fit_as_corners(table)
-    return len(table) >= EVIDENCE and bool(fit.all()) and 10 * leave.sum() >= len(table) > 2 * corners.sum()
+    evident = len(table) >= EVIDENCE and bool(fit.all()) and float(leave.mean()) >= 0.1
+    return evident and float(_fit_as_corners(table).mean()) < 0.8
 
 
-def _center_to_corner(entries: list[Entry], position: int, row: Rows, oddities: Oddities) -> list[float]:
+def _center_to_corner(place: Place, row: Rows, oddities: Oddities) -> list[float]:
     x, y, width, height = row[:4].tolist()
     box = [round(x - width / 2, 4), round(y - height / 2, 4), width, height]
     what = "annotations: bbox: expected x, y, width, height, not center x, center y, width, height"
-    oddities.note("center-box", what, show(entries[position]["bbox"]), f"read as {show(box)}")
-    _exchange(entries, position, oddities, bbox=box)
+    oddities.note("center-box", what, show(place[0][place[1]]["bbox"]), f"read as {show(box)}")
+    _exchange(place, oddities, bbox=box)
     return box
 
 
-def are_corners(table: Rows) -> bool:
+def _are_corners(table: Rows) -> bool:
     """Return whether boxes are evidently ``x1, y1, x2, y2``, where COCO has width and height.
 
     At least ten boxes, all of which fit into their images as corners and half of which do not as COCO boxes, are taken
     as evidence.
-
-    Args:
-        table: ``(N, 6)``, each box as the json has it, with width and height of its image.
     """
     x, y, box_width, box_height, width, height = table.T
     leave = (x + box_width > width + ROUNDING) | (y + box_height > height + ROUNDING)
@@ -167,20 +171,10 @@ def _fit_as_corners(table: Rows) -> NDArray[np.bool_]:
     return fit
 
 
-def box_table(entries: Iterable[tuple[Entry, tuple[int, int]]]) -> Rows:
-    """Return ``(N, 6)``: each readable box as it stands, with width and height of its image.
-
-    Args:
-        entries: annotations, each with ``(height, width)`` of its image.
-    """
-    rows = [(*e["bbox"], size[1], size[0]) for e, size in entries if read_box(e.get("bbox")) is not None]
-    return np.array(rows, dtype=np.float64).reshape(-1, 6)
-
-
 # ---- areas
 
 
-def _fit_areas(places: list[tuple[list[Entry], int]], table: Rows, oddities: Oddities) -> None:
+def _fit_areas(places: list[Place], table: Rows, oddities: Oddities) -> None:
     """Exchange areas that cannot be those of their objects: all the same, larger than the box, or relative."""
     areas = np.zeros(len(places))
     for index, (entries, position) in enumerate(places):
@@ -197,8 +191,7 @@ def _fit_areas(places: list[tuple[list[Entry], int]], table: Rows, oddities: Odd
         odd |= stated
     what = f"of {int(stated.sum())} annotations: area: expected about width x height of the box, or less"
     for index in odd.nonzero()[0].tolist():
-        entries, position = places[index]
-        entry = entries[position]
+        entry = places[index][0][places[index][1]]
         got = f"{show(entry['area'])} for bbox {show(entry['bbox'])}"
         oddities.note("odd-area", what, got, "width x height taken")
-        _exchange(entries, position, oddities, area=entry["bbox"][2] * entry["bbox"][3])
+        _exchange(places[index], oddities, area=entry["bbox"][2] * entry["bbox"][3])

@@ -17,7 +17,7 @@ from visionlab.data.annotations import (
     read_box,
     truth_entry,
 )
-from visionlab.data.box_forms import are_corners, box_table, plain_boxes
+from visionlab.data.box_forms import plain_boxes
 from visionlab.data.coco_json import is_id, map_categories, similar_classes
 from visionlab.data.coco_repair import Oddities, plain_content
 from visionlab.data.file_names import FileNames
@@ -104,12 +104,11 @@ class CocoCheck:
         self._join(listed)
         groups = self._group(content["annotations"], {c["id"] for c in content["categories"]}, set(self.category_ids))
         sizes = {number: image.size for number, image in self._images.items() if image.size is not None}
-        if are_corners(box_table((entry, sizes[number]) for number in groups for entry in groups[number])):
+        unread = plain_boxes(groups, sizes, self._odd)
+        if unread.corners:
             detail = "boxes fit their images as x1, y1, x2, y2 but not as COCO's x, y, width, height; convert them"
             self.problems.append(Problem("corner-boxes", source, detail))
-            self._unclear: set[int] = set()
-        else:
-            self._unclear = plain_boxes(groups, sizes, self._odd)
+        self._unclear = unread.relative
         self._taken: set[str] = set()
         for number, entries in groups.items():
             self._check_annotations(self._images[number], entries)

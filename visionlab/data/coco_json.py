@@ -24,7 +24,7 @@ def read_coco(path: str) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            content = json.load(file)
+            content = json.load(file, object_pairs_hook=_unique)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -39,6 +39,17 @@ def read_coco(path: str) -> dict[str, Any]:
             if not isinstance(entry, dict):
                 raise ValueError(f"{path}: {section}[{number}]: expected an object, got {type(entry).__name__}")
     return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of a json, which must not say two things by one key."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        for key, value in pairs:
+            if entry[key] != value:
+                got = f"{show(value)} and {show(entry[key])}"
+                raise ValueError(f"the key {show(key)} stands twice in one object: expected one value, got {got}")
+    return entry
 
 
 def map_categories(

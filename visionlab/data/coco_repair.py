@@ -30,6 +30,8 @@ class Form(NamedTuple):
 _WHOLE = Form("a whole number", is_id, read_whole)
 _NUMBER = Form("a number", lambda value: type(value) in _PLAIN_NUMBERS, read_number)
 _CROWD = Form("0 or 1", lambda value: type(value) is int, read_crowd)
+_IMAGE = {"id": _WHOLE, "width": _NUMBER, "height": _NUMBER}
+_ANNOTATION = {"id": _WHOLE, "image_id": _WHOLE, "category_id": _WHOLE, "area": _NUMBER, "iscrowd": _CROWD}
 
 
 @dataclass
@@ -88,12 +90,18 @@ def plain_content(content: dict[str, Any], oddities: Oddities) -> dict[str, Any]
             return None  # "1" is the id of one class and the name of another
         return named if is_id(named) else number
 
+    numbers = _number_images(content)
+
+    def read_image(value: object) -> int | None:
+        return numbers[value] if isinstance(value, str) and value in numbers else read_whole(value)
+
+    image_form = _WHOLE._replace(read=read_image)
+    forms = {**_ANNOTATION, "image_id": image_form, "category_id": _WHOLE._replace(read=read_category)}
     return {
         **content,
-        "images": [_plain_image(entry, oddities) for entry in content["images"]],
+        "images": [_plain_image(entry, {**_IMAGE, "id": image_form}, oddities) for entry in content["images"]],
         "annotations": [
-            entry if _is_plain(entry) else _plain_annotation(entry, read_category, oddities)
-            for entry in content["annotations"]
+            entry if _is_plain(entry) else _plain_annotation(entry, forms, oddities) for entry in content["annotations"]
         ],
         "categories": categories,
     }
@@ -115,10 +123,21 @@ def _plain_categories(entries: Iterable[dict[str, Any]], oddities: Oddities) -> 
     return plain
 
 
-def _plain_image(entry: dict[str, Any], oddities: Oddities) -> dict[str, Any]:
+def _number_images(content: dict[str, Any]) -> dict[str, int]:
+    """Return a number for each image id that is a word, such as "a7f3-01", by which annotations speak of it."""
+    words = {entry["id"] for entry in content["images"] if isinstance(entry.get("id"), str)}
+    words &= {entry["image_id"] for entry in content["annotations"] if isinstance(entry.get("image_id"), str)}
+    words = {word for word in words if read_whole(word) is None}
+    if not words:
+        return {}
+    first = 1 + max((read_whole(entry.get("id")) or 0 for entry in content["images"]), default=0)
+    return {word: number for number, word in enumerate(sorted(words), start=first)}
+
+
+def _plain_image(entry: dict[str, Any], forms: dict[str, Form], oddities: Oddities) -> dict[str, Any]:
     if type(entry.get("id")) is int and not isinstance(entry.get("width"), str | list):
         return entry
-    changes = _changes(entry, "images", {"id": _WHOLE, "width": _NUMBER, "height": _NUMBER}, oddities)
+    changes = _changes(entry, "images", forms, oddities)
     if not changes:
         return entry
     changed = {**entry, **changes}
@@ -144,17 +163,8 @@ def _is_plain(entry: dict[str, Any]) -> bool:
     )
 
 
-def _plain_annotation(
-    entry: dict[str, Any], read_category: Callable[[object], int | None], oddities: Oddities
-) -> dict[str, Any]:
-    fields = {
-        "id": _WHOLE,
-        "image_id": _WHOLE,
-        "category_id": _WHOLE._replace(read=read_category),
-        "area": _NUMBER,
-        "iscrowd": _CROWD,
-    }
-    changes = _changes(entry, "annotations", fields, oddities)
+def _plain_annotation(entry: dict[str, Any], forms: dict[str, Form], oddities: Oddities) -> dict[str, Any]:
+    changes = _changes(entry, "annotations", forms, oddities)
     bbox = entry.get("bbox")
     if bbox is None or bbox == []:
         box = outline_box(entry.get("segmentation"))

@@ -11,16 +11,18 @@ import os
 import re
 import unicodedata
 from bisect import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from visionlab.data.folder import SUFFIXES
+from visionlab.data.images import SUFFIXES
 from visionlab.text import printable, shorten
 
 Parts = tuple[str, ...]
 
+# The start of an address; where it was joined to a folder, one of its slashes is lost.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # What Label Studio puts in front of the names of files that are uploaded to it.
 _PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
@@ -129,6 +131,14 @@ class FileNames:
                 found[name] = Located(fault="ambiguous-file", detail=detail)
         return found
 
+    def paths(self, names: Sequence[str]) -> list[str]:
+        """Return the file that each name means, or where none is found the path that it states."""
+        stated = [self.plain_path(name) or name for name in names]
+        lost = [name for name, path in zip(names, stated, strict=True) if not os.path.isfile(path)]
+        known = [name for name, path in zip(names, stated, strict=True) if os.path.isfile(path)]
+        found = self.locate_all(lost, known)
+        return [found[name].path or path if name in found else path for name, path in zip(names, stated, strict=True)]
+
     @cached_property
     def _real_root(self) -> str:
         return os.path.realpath(self.root)
@@ -190,7 +200,7 @@ def _as_path(name: str) -> tuple[str, list[str]]:
     text, rules = name.strip(), []
     if text != name:
         rules.append("spaces around it left off")
-    if "://" in text or "?d=" in text or "&d=" in text:
+    if _ADDRESS.search(text) or "?d=" in text or "&d=" in text:
         text, address = _address_path(text), text
         if text != address:
             rules.append("the path in an address")
@@ -205,8 +215,9 @@ def _as_path(name: str) -> tuple[str, list[str]]:
 
 def _address_path(text: str) -> str:
     """Return the path that an address states, in the way of label tools as the value of ``d``."""
+    start = _ADDRESS.search(text)
     try:
-        address = urlsplit(text)
+        address = urlsplit(text[start.start() :].replace(":/", "://", 1) if start and "://" not in text else text)
     except ValueError:
         return text
     return parse_qs(address.query).get("d", [unquote(address.path)])[0]

@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlab.data.images import ImageError, file_problem, read_image_by_policy, read_image_sizes
+from visionlab.data.images import SUFFIXES, ImageError, file_problem, read_image_by_policy, read_image_sizes
 from visionlab.data.problems import Policy, Problem, fail_on
 from visionlab.data.selection import Selection
 from visionlab.data.split import choose
 from visionlab.settings import Settings, flat_settings
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif", ".mpo")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,9 @@ FORMATS = tuple(
     if name in Image.OPEN
 )
 
+# The suffixes by which image files are looked for in a folder; what a file is, its content decides.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif", ".mpo")
+
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

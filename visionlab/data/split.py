@@ -14,6 +14,7 @@ from visionlab import distributed
 from visionlab.checks import check_in
 from visionlab.data.annotated import AnnotatedPart
 from visionlab.data.copies import group_photos
+from visionlab.data.file_names import FileNames
 from visionlab.data.looks import NEAR_COPIES, Progress
 from visionlab.seeding import derive_seed
 
@@ -153,7 +154,7 @@ class _Split:
         names = list(dict.fromkeys(self.names.values()))
         if len(names) < 2:
             raise ValueError(f"{self.part.source}: expected at least 2 images to split, got {len(names)}")
-        files = [os.path.join(self.part.images, name) for name in names]
+        files = FileNames(self.part.images).paths(names)
         photos = group_photos(files, near_copies=self.origin["near_copies"], progress=progress)
         groups = [[names[index] for index in group] for group in photos.members()]
         if len(groups) < 2:

@@ -16,7 +16,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import parse
 
 from visionlab.data.annotated import AnnotatedData, AnnotatedPart
-from visionlab.data.folder import SUFFIXES
+from visionlab.data.images import SUFFIXES
 from visionlab.data.layouts.names import (
     ROLES,
     files_below,
