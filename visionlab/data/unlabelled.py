@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,7 @@ def unlabelled_data(data: AnnotatedData, selection: Selection) -> UnlabelledImag
     part = data.parts.get("train")
     if part is None:
         raise ValueError(f"expected images to train on, got {data}{''.join(f'; {note}' for note in data.notes)}")
+    part = replace(part, content={**part.content, "annotations": []})
     if not data.unlabelled:
         datasets: list[CocoDataset | ImageFolder] = [CocoDataset(part, selection=selection, role="training")]
         files = _files(datasets[0])
