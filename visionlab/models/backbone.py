@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +14,7 @@ from visionlab.models.backbone_settings import BackboneSettings
 from visionlab.models.deform_stages import deform_stages as make_deformable
 from visionlab.models.encoder import Normalization
 from visionlab.models.norm import NormPolicy, apply_norm_policy, batch_norms
+from visionlab.precision import full_precision
 from visionlab.settings import flat_settings
 
 # How timm's families are told to take images of any size; a model that knows neither takes them anyway, or never.
@@ -115,7 +117,11 @@ class Backbone(nn.Module):
         padding = (-width % self._multiple, -height % self._multiple)
         if any(padding):
             images = F.pad(images, (0, padding[0], 0, padding[1]))
-        levels = self._levels(images)
+        # On processors with AMX, oneDNN's convolutions in bfloat16 read memory that nobody wrote, so that outputs and
+        # gradients may be NaN, where a map is narrower than the stride. No map is if the image is not.
+        narrow = images.device.type == "cpu" and images.shape[-1] < self.strides[-1]
+        with full_precision(images) if narrow else nullcontext():
+            levels = self._levels(images)
         if any(padding):
             levels = [m[..., : -(-height // s), : -(-width // s)] for m, s in zip(levels, self.strides, strict=True)]
         return levels
