@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,12 +18,11 @@ from visionlab.data.augmentation import (
     BOXES,
     Augmentation,
     Pipeline,
-    albumentations,
     check_results,
     color_jitter,
     extra_seed,
-    flip_step,
 )
+from visionlab.data.geometry import CropAndFlip
 from visionlab.settings import Settings, flat_settings
 from visionlab.structures import Target
 
@@ -68,10 +69,24 @@ def resize_image(image: np.ndarray, height: int, width: int) -> Tensor:
     Returns:
         ``(3, height, width)`` uint8.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    if pixels.shape[1:] != (height, width):
-        pixels = F.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
-    return pixels.contiguous()
+    return planes(_resize(image, height, width))
+
+
+def planes(image: np.ndarray) -> Tensor:
+    """Return an ``(H, W, 3)`` uint8 image as a ``(3, H, W)`` tensor, contiguous and a copy."""
+    channels = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, list(channels))  # several times as fast as copies of transposed arrays
+    return torch.from_numpy(channels)
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    if image.shape[:2] == (height, width):
+        return image
+    # By its strides a batch of one image is channels-last only if it was one before its axes changed places; of any
+    # other, torch makes a copy in another order, and its result is in that order as well.
+    pixels = torch.from_numpy(np.ascontiguousarray(image))[None].permute(0, 3, 1, 2)
+    pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    return pixels[0].permute(1, 2, 0).numpy()
 
 
 def fit(height: int, width: int, short_side: int, max_size: int) -> tuple[int, int]:
@@ -100,7 +115,7 @@ class EvaluationResize:
     ) -> tuple[Tensor, Target]:
         """Return the image and all of its boxes at the new size; nothing is random, so the seed is not used."""
         pixels = self.apply_to_image(image)
-        return pixels, _target(_scale(boxes, image, pixels), labels, crowd)
+        return pixels, _target(_scale(boxes, image.shape[:2], pixels.shape[1:]), labels, crowd)
 
 
 class DetectionTransform:
@@ -116,8 +131,9 @@ class DetectionTransform:
     def __init__(self, *, size: ImageSize, augmentation: Augmentation, crop: float = 0.0):
         self.size = size
         check_in("[0, 0.5)", crop=crop)
-        self.geometry = Pipeline(partial(_geometry, crop, augmentation.flip), BOXES)
-        self.colors = Pipeline(partial(color_jitter, augmentation.color_strength))
+        self.geometry = CropAndFlip(crop, augmentation.flip)
+        strength = augmentation.color_strength
+        self.colors = Pipeline(partial(color_jitter, strength)) if strength else None
         self.extra = None
         if augmentation.extra:
             check_results(augmentation.extra_steps(), (480, 640), boxes=True)
@@ -139,22 +155,19 @@ class DetectionTransform:
             The ``(3, height, width)`` uint8 image and the objects still to be seen in it: objects that a crop left less
             than a fifth of are dropped, crowd regions stay.
         """
-        geometry, generator = self.geometry.seeded(seed)
+        generator = random.Random(seed)
         short_side = generator.choice(self.size.short_sides)
-        changed = geometry(image=image, bboxes=np.asarray(boxes, np.float64), index=np.arange(len(boxes)))
-        left, index = _boxes(changed)
-        picture = changed["image"]
+        picture, left, index = self.geometry(image, boxes, generator)
         visible = _areas(left) >= MIN_VISIBLE_SHARE * _areas(np.asarray(boxes, np.float64))[index]
         keep = visible | crowd[index]
         color_seed = generator.getrandbits(63)
         left, index = left[keep], index[keep]
         if self.extra:
             picture, left, index = self.extra(picture, left, index, crowd, extra_seed(seed))
-        pixels = resize_image(picture, *fit(picture.shape[0], picture.shape[1], short_side, self.size.max_size))
-        left = _scale(left, picture, pixels)
+        resized = _resize(picture, *fit(picture.shape[0], picture.shape[1], short_side, self.size.max_size))
+        left = _scale(left, picture.shape[:2], resized.shape[:2])
         keep = (left[:, 2:] - left[:, :2] >= MIN_VISIBLE_SIDE).all(1)
-        colored = self.colors(pixels.permute(1, 2, 0).numpy(), color_seed)
-        pixels = torch.from_numpy(np.ascontiguousarray(colored.transpose(2, 0, 1)))
+        pixels = planes(self.colors(resized, color_seed) if self.colors else resized)
         return pixels, _target(left[keep], labels[index[keep]], crowd[index[keep]])
 
 
@@ -185,13 +198,8 @@ def _boxes(changed: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(changed["bboxes"], np.float64).reshape(-1, 4), np.asarray(changed["index"], np.int64)
 
 
-def _geometry(crop: float, flip: float) -> list[Any]:
-    cut = [albumentations().RandomCropFromBorders(crop, crop, crop, crop)] if crop else []
-    return cut + flip_step(flip)
-
-
-def _scale(boxes: np.ndarray, image: np.ndarray, pixels: Tensor) -> np.ndarray:
-    vertical, horizontal = pixels.shape[1] / image.shape[0], pixels.shape[2] / image.shape[1]
+def _scale(boxes: np.ndarray, old: tuple[int, ...], new: tuple[int, ...]) -> np.ndarray:
+    vertical, horizontal = new[0] / old[0], new[1] / old[1]
     return np.asarray(boxes, np.float64) * (horizontal, vertical, horizontal, vertical)
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from visionlab.checks import check_above, check_at_least, check_in, check_rising
@@ -21,7 +20,7 @@ from visionlab.data.augmentation import (
     extra_seed,
     flip_step,
 )
-from visionlab.data.transforms import resize_image
+from visionlab.data.transforms import planes, resize_image
 from visionlab.seeding import derive_seed
 from visionlab.settings import flat_settings
 
@@ -105,11 +104,7 @@ class Views:
         Returns:
             One ``(3, image_size, image_size)`` uint8 tensor per view.
         """
-        views = []
-        for number, transform in enumerate(self.transforms):
-            view = transform(image, derive_seed(seed, number))
-            views.append(torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))))
-        return views
+        return [planes(transform(image, derive_seed(seed, number))) for number, transform in enumerate(self.transforms)]
 
 
 class _Crop:
