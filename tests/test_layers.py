@@ -26,7 +26,7 @@ FLOORS = [
     {"tasks"},
     {"config"},
     {"run", "run_folder", "resume", "predict", "studies", "init", "doctor"},
-    {"cli", "command", "tools", "benchmarks"},
+    {"cli", "arguments", "command", "tools", "benchmarks"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
 MODULES = sorted(

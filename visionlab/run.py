@@ -109,7 +109,7 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
     parts = {"train": data.train, "val": data.val}
     open_folder(run, device, {name: (part.source, identify(part)) for name, part in parts.items() if part})
     detector = build.detector(run, data.train.classes)
-    detector.provenance = {"resize": build.resize(run), "category_ids": data.train.category_ids}
+    detector.provenance = {"resize": build.evaluation_size(run), "category_ids": data.train.category_ids}
     if run.detector is not None:
         _say(f"detector: {load_detector_weights(detector, run.detector, min_matched=run.min_matched)}")
     _load(run, detector.backbone)
@@ -186,7 +186,7 @@ def evaluate(run: Pretrain | Detect) -> CocoMetrics:
     make_folders(folder)
     detector = read_detector(file).to(device)
     if run.resize is not None or "resize" not in detector.provenance:
-        detector.provenance["resize"] = build.resize(run)
+        detector.provenance["resize"] = build.evaluation_size(run)
     data = build.labelled_data(run, folder, detector.classes)
     if data.val is None:
         raise ValueError("evaluate: expected validation images in the section data, got none")

@@ -161,9 +161,9 @@ def test_conflicts_name_the_line(read):
 
 
 def test_evaluation_sees_the_largest_size_of_training_unless_told(read):
-    largest = build.resize(read(DETECT, "transform.short_side=[64, 96]", "transform.max_size=128"))
+    largest = build.evaluation_size(read(DETECT, "transform.short_side=[64, 96]", "transform.max_size=128"))
     assert largest == {"short_side": 96, "max_size": 128}
-    told = build.resize(read(DETECT, "resize={short_side: 32, max_size: 48}"))
+    told = build.evaluation_size(read(DETECT, "resize={short_side: 32, max_size: 48}"))
     assert told == {"short_side": 32, "max_size": 48}
 
 

@@ -135,7 +135,7 @@ def test_shipped_examples_read_real_data(test_data, tmp_path, name, images):
     batch = next(loader.batches(0))
     assert len(batch.targets) == len(batch) == 2
     assert max(batch.pixels.shape[2:]) <= run.transform.max_size
-    resize = EvaluationResize(**build.resize(run))
+    resize = EvaluationResize(**build.evaluation_size(run))
     validation = next(iter(build.validation_loader(run, data, resize, torch.device("cpu"))))
     assert validation.ids
     build.evaluator(run, data)

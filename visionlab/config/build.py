@@ -77,7 +77,7 @@ def labelled_loader(run: Detect, data: LabelledData, device: torch.device) -> tu
     return run.loader.build(samples, run.seed, device.type == "cuda"), data.train.problems
 
 
-def resize(run: Detect) -> dict[str, int]:
+def evaluation_size(run: Detect) -> dict[str, int]:
     """Return the settings of ``EvaluationResize`` for evaluation and prediction."""
     if run.resize is not None:
         return run.resize.arguments()

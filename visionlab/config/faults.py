@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from visionlab.config.epochs import steps_of_epochs
 from visionlab.config.part import From
 
 Keys = tuple[str | int, ...]
@@ -57,7 +58,7 @@ def _explain(fault: str, message: str, location: Keys, kind: Any, data: Any) -> 
         allowed = [name for section in _sections(kind, value) for name in section.model_fields]
         keys = (*keys, location[-1])
         if location[-1] == "epochs" and "steps" in allowed:
-            return keys, f"unknown key. A run is counted in steps: {_steps_of_epochs(value['epochs'], data)}"
+            return keys, f"unknown key. A run is counted in steps: {steps_of_epochs(value['epochs'], data)}"
         return keys, f"unknown key. {_did_you_mean(location[-1], allowed)}Keys here: {', '.join(allowed)}"
     if fault == "missing":
         meaning = (kind.description or "").rstrip(".") if isinstance(kind, FieldInfo) else ""
@@ -71,17 +72,6 @@ def _explain(fault: str, message: str, location: Keys, kind: Any, data: Any) -> 
     if fault == "literal_error" and len(literals) > 1 and isinstance(value, str):
         return keys, _wrong_choice(value, literals)
     return keys, f"wrong value, expected {describe(kind)}, got {quote(value)}"
-
-
-def _steps_of_epochs(epochs: Any, config: Any) -> str:
-    """Say how many steps so many epochs are, in numbers where the config itself says how many images there are."""
-    try:
-        images = config["data"]["unlabelled" if config["task"] == "pretrain" else "labelled"]
-        batch_size, accumulate = config["loader"]["batch_size"], config["train"].get("accumulate", 1)
-        steps = round(epochs * images / (batch_size * accumulate))
-        return f"{epochs} epochs of {images} images in batches of {batch_size * accumulate} are steps: {steps}"
-    except (KeyError, TypeError, AttributeError, ZeroDivisionError):
-        return "steps = epochs * images / (loader.batch_size * accumulate)"
 
 
 def _wrong_choice(value: Any, choices: list[Any]) -> str:

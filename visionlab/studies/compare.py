@@ -196,7 +196,7 @@ class _Comparison:
             boxes = build.labelled_data(run, self.out / "runs")
             if boxes.val is None:
                 raise ValueError(f"{measures.roi}: expected images to evaluate on in the section data, got none")
-            resize = EvaluationResize(**build.resize(run))
+            resize = EvaluationResize(**build.evaluation_size(run))
             rois = [box_features(backbone, data, resize, device) for data in (boxes.train, boxes.val)]
             found["roi"] = roi_probe(rois[0], rois[1])
         if measures.detect is not None:
