@@ -163,7 +163,7 @@ def test_evaluate_measures_what_the_run_measured(trained, tmp_path, capsys):
 
 def test_evaluate_refuses(trained, tmp_path, capsys):
     config = trained / "detect.yaml"
-    assert "expected weights=FILE" in refused(capsys, "evaluate", config)
+    assert "expected detector=FILE" in refused(capsys, "evaluate", config)
     assert "expected a config with task detect" in refused(capsys, "evaluate", trained / "pretrain.yaml")
     assert "expected one config, got 2" in refused(capsys, "evaluate", config, config)
     assert "none.safetensors" in refused(capsys, "evaluate", config, "weights=none.safetensors", f"out={tmp_path}")

@@ -19,6 +19,7 @@ from visionlab.config.part import From, Part, part_of
 from visionlab.config.refusals import pretext_refusals
 from visionlab.config.schema import Detect
 from visionlab.config.shipped import shipped_names
+from visionlab.data.synthetic import write_synthetic
 from visionlab.models.backbone import Backbone
 from visionlab.models.detector import NECKS
 from visionlab.models.neck import Neck
@@ -382,3 +383,15 @@ def test_epochs_are_answered_with_steps(faults):
     assert "train.epochs: unknown key. A run is counted in steps: steps = epochs * images / (loader.batch" in fault
     [fault] = faults(PRETRAIN | {"data": SYNTHETIC | {"unlabelled": 200}}, "train.epochs=12")
     assert fault.endswith("12 epochs of 200 images in batches of 8 are steps: 300")
+
+
+def test_epochs_are_counted_in_the_data(faults, tmp_path):
+    write_synthetic(tmp_path / "data", unlabelled=4, labelled=12, validation=2, image_size=32)
+    folder = {"name": "folder", "root": str(tmp_path / "data" / "unlabelled")}
+    [fault] = faults(PRETRAIN | {"data": folder}, "train.epochs=10")
+    assert fault.endswith("10 epochs of 4 images in batches of 8 are steps: 5")
+    files = {"annotations": "annotations/train.json", "images": "train", "val_fraction": 0.25}
+    for data, images in (({"root": str(tmp_path / "data")}, 12), ({"root": str(tmp_path / "data"), **files}, 9)):
+        name = {"name": "coco"} if "images" in data else {}
+        [fault] = faults(DETECT | {"data": {**name, **data}}, "train.epochs=8")
+        assert f"8 epochs of {images} images in batches" in fault

@@ -189,6 +189,16 @@ def test_only_the_best_detections_count(backend):
     assert pytest.approx(1) == coco_metrics(truth, hits + clutter, backend=backend, max_detections=21).AR
 
 
+@pytest.mark.parametrize("crowd", [0, None, False, "0", ""])
+def test_what_is_not_said_of_an_annotation_is_filled_in(test_data, backend, crowd):
+    case = test_data / "cases" / "eval" / "iscrowd_null"
+    truth, rows, expected = (json.loads((case / f"{n}.json").read_text()) for n in ("truth", "results", "expected"))
+    for annotation in truth["annotations"]:
+        annotation |= {"iscrowd": crowd, "area": None}
+    metrics = coco_metrics(truth, rows, backend=backend)
+    assert pytest.approx((expected["AP"], expected["AP50"]), abs=1e-6) == (metrics.AP, metrics.AP50)
+
+
 def test_json_round_trip(backend):
     rows = noisy_results(small_truth(), 0, 0)
     metrics = coco_metrics(small_truth(), rows, backend=backend)

@@ -119,6 +119,8 @@ def test_settings_out_of_range_are_refused(name, settings, message):
 def test_names_that_cannot_be_used_say_why():
     with pytest.raises(ValueError, match="adahessian needs second derivatives"):
         OPTIMIZER.find("adahessian")
+    with pytest.raises(ValueError, match=r"torch\.optim:LBFGS asks for a function that computes the loss again"):
+        OPTIMIZER.find("torch.optim:LBFGS")
     with pytest.raises(ValueError, match="bnbadam needs the package bitsandbytes"):
         OPTIMIZER.find("bnbadam")
     with pytest.raises(ValueError, match=r"expected sgd or adamw or another.*got 'lamp'; did you mean .*lamb"):

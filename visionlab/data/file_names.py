@@ -53,22 +53,14 @@ class FileNames:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._real_folders: dict[str, str] = {}
 
     def plain_path(self, name: str) -> str:
         """Return the path that a name states, whether there is a file or not; empty if it cannot be one."""
         return os.path.normpath(os.path.join(self.root, name)) if "\0" not in name else ""
 
     def leads_outside(self, path: str) -> bool:
-        """Return whether a path, or the link that it is, leads out of the folder."""
-        folder, name = os.path.split(path)
-        try:
-            if folder not in self._real_folders:
-                self._real_folders[folder] = os.path.realpath(folder)
-            real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self._real_folders[folder], name)
-        except (OSError, ValueError):
-            return False
-        return not real.startswith(os.path.join(self._real_root, ""))
+        """Return whether a path leads out of the folder; where links in the folder point makes no difference."""
+        return not os.path.abspath(path).startswith(os.path.join(os.path.abspath(self.root), ""))
 
     def locate(self, name: str) -> Located:
         """Return the one file that a name can mean.
@@ -140,20 +132,15 @@ class FileNames:
         return [found[name].path or path if name in found else path for name, path in zip(names, stated, strict=True)]
 
     @cached_property
-    def _real_root(self) -> str:
-        return os.path.realpath(self.root)
-
-    @cached_property
     def _files(self) -> list[Parts]:
-        """The image files under the root that do not lead out of it, as parts of their paths from there."""
+        """The image files under the root, as parts of their paths from there."""
         found = []
         for folder, folders, names in os.walk(self.root):
             folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
             inner = os.path.relpath(folder, self.root)
             start = () if inner == "." else tuple(inner.split(os.sep))
             for name in sorted(names):
-                usable = not name.startswith(".") and name.casefold().endswith(SUFFIXES)
-                if usable and not self.leads_outside(os.path.join(folder, name)):
+                if not name.startswith(".") and name.casefold().endswith(SUFFIXES):
                     found.append((*start, name))
         return found
 

@@ -149,8 +149,9 @@ def _clean_annotations(ground_truth: dict[str, Any], names: dict[int, str]) -> l
         if annotation["image_id"] not in images or annotation["category_id"] not in names:
             continue
         box = _box(annotation, f"annotation {annotation.get('id')}")
-        area = annotation.get("area", box[2] * box[3])
-        crowd = int(annotation.get("iscrowd", 0))
+        area = annotation.get("area")
+        area = float(box[2] * box[3] if area in (None, "") else area)
+        crowd = int(annotation.get("iscrowd") in (1, "1"))  # True is 1, and what is not said is no
         rows.append(_row(annotation, box, id=len(rows) + 1, area=area, iscrowd=crowd))
     return rows
 

@@ -71,7 +71,12 @@ def build_with(
         name: what messages call it.
         defaults: in place of the class's own.
         description: one sentence.
+
+    Raises:
+        ValueError: the optimizer's ``step`` needs more than gradients.
     """
+    if any(p.default is p.empty for p in list(inspect.signature(kind.step).parameters.values())[1:]):
+        raise ValueError(f"name: {name} asks for a function that computes the loss again, which the loop does not give")
     parameters = inspect.signature(kind).parameters
     decays = "weight_decay" in parameters
     own = _settings_of(kind, name, defaults or {})
