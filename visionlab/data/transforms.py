@@ -83,8 +83,10 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     # By its strides a batch of one image is channels-last only if it was one before its axes changed places; of any
-    # other, torch makes a copy in another order, and its result is in that order as well.
-    pixels = torch.from_numpy(np.ascontiguousarray(image))[None].permute(0, 3, 1, 2)
+    # other, torch makes a copy in another order, and its result is in that order as well. That is slower, but right
+    # for a result one pixel wide, of which torch's kernel for processors without AVX2 mistakes the order.
+    pixels = torch.from_numpy(np.ascontiguousarray(image))
+    pixels = pixels[None].permute(0, 3, 1, 2) if width > 1 else pixels.permute(2, 0, 1)[None]
     pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True, align_corners=False)
     return pixels[0].permute(1, 2, 0).numpy()
 
