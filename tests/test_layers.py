@@ -105,3 +105,8 @@ def test_only_one_file_says_torch_distributed():
 
 def test_no_forbidden_file_names():
     assert not [path for path in MODULES if path.stem in {"utils", "common", "misc", "helpers"}]
+
+
+def test_no_two_files_of_tests_have_one_name():
+    names = sorted(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert [name for name in set(names) if names.count(name) > 1] == []  # pytest imports them by their names alone

@@ -90,7 +90,7 @@ MODULES: dict[str, tuple[Callable[[float], torch.nn.Module], tuple[Tensor, ...]]
     "DeformRoIPool": (lambda scale: ops.DeformRoIPool(2, scale), (BOXES, OFFSET)),
     "DeformPSRoIPool": (lambda scale: ops.DeformPSRoIPool(2, scale), (BOXES, OFFSET)),
 }
-FAST = ("spatial_scale", "scales", " iou_threshold", "deform_conv2d stride", "RoIAlign")
+FAST = ("spatial_scale", " iou_threshold", "deform_conv2d stride", "RoIAlign")
 
 
 def fast_first(names: Iterable[str]) -> list:
@@ -132,9 +132,15 @@ def test_modules_of_several_scales(name: str, dynamic: bool | None):
         lambda x, side: ops.roi_align(x, BOXES, 2, x.shape[-1] / side),
         lambda x, side: ops.roi_pool(x, BOXES, 2, x.shape[-1] / side),
         lambda x, side: ops.deform_roi_pool(x, BOXES, OFFSET, 2, x.shape[-1] / side),
-        lambda x, side: ops.multi_scale_roi_align(pyramid(x), BOXES, 2, [map.shape[-1] / side for map in pyramid(x)]),
-        lambda x, side: ops.MultiScaleRoIAlign(["0", "1", "2"], 2, 2)(
-            dict(zip("012", pyramid(x), strict=True)), [CORNERS[:1], CORNERS[1:]], [(side, side)] * 2
+        pytest.param(
+            lambda x, side: ops.multi_scale_roi_align(pyramid(x), BOXES, 2, [m.shape[-1] / side for m in pyramid(x)]),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda x, side: ops.MultiScaleRoIAlign(["0", "1", "2"], 2, 2)(
+                dict(zip("012", pyramid(x), strict=True)), [CORNERS[:1], CORNERS[1:]], [(side, side)] * 2
+            ),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["roi_align", "roi_pool", "deform_roi_pool", "multi_scale_roi_align", "MultiScaleRoIAlign"],
