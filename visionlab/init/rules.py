@@ -212,7 +212,7 @@ def detect_training(survey: Survey, budget: Budget, short_side: int) -> dict[str
     pixels = float(np.median(survey.sizes.prod(axis=1))) * scale(survey, short_side) ** 2
     steps = _steps(min(budget.pixels_trained / pixels, EPOCHS * images) / batch, budget.steps)
     train: dict[str, Any] = {"steps": steps, "clip_norm": 10, "channels_last": True}
-    why = f"{_epochs(steps, batch, images)}: as time allows, at most {EPOCHS} times, at least {budget.steps[0]} steps"
+    why = _why_steps(steps, batch, images, budget.steps)
     # Evaluating an image costs a third of training on it; a quarter of the time may go into it.
     times = min(4, int(0.75 * steps * batch / val_images)) if val_images else 0
     if times > 1:
@@ -248,7 +248,7 @@ def pretrain_training(survey: Survey, budget: Budget) -> dict[str, Choice]:
     return {
         "pretext": Choice(pretext, why),
         "loader": Choice({"batch_size": batch, "workers": workers}, "an image is told from the others of its batch"),
-        "train": Choice(train, f"{_epochs(steps, batch, survey.images)}: as time allows, at most {EPOCHS} times"),
+        "train": Choice(train, _why_steps(steps, batch, survey.images, budget.pretrain_steps)),
         "optimizer": Choice(
             rate, f"5e-4 for {budget.pretrain_batch} images a step, by the root of the batch for fewer"
         ),
@@ -263,16 +263,17 @@ def _steps(wanted: float, bounds: tuple[int, int]) -> int:
     return max(bounds[0], int(steps / unit) * unit)
 
 
-def _epochs(steps: int, batch: int, images: int) -> str:
+def _why_steps(steps: int, batch: int, images: int, bounds: tuple[int, int]) -> str:
     times = steps * batch / images
-    return f"{times:.{0 if times >= 10 else 1}f} times through {images} images"
+    seen = f"{times:.{0 if times >= 10 else 1}f} times through {images} images"
+    return f"{seen}: as time allows, at most {EPOCHS} times, but at least {bounds[0]} steps"
 
 
 def _periods(steps: int) -> dict[str, Choice]:
+    warmup = min(1000, steps // 10)
+    share = "a tenth of the" if warmup < 1000 else "1000"
     return {
-        "schedule": Choice(
-            {"name": "cosine", "warmup_steps": min(1000, steps // 10)}, "a tenth of the steps to warm up"
-        ),
+        "schedule": Choice({"name": "cosine", "warmup_steps": warmup}, f"{share} steps to warm up"),
         "checkpoints": Choice({"every": math.ceil(steps / 4)}, "a run that is killed loses a quarter at most"),
     }
 
