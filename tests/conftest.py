@@ -13,7 +13,7 @@ def test_data() -> Path:
     folder = os.environ.get("VISIONLAB_TEST_DATA")
     if not folder:
         pytest.skip("VISIONLAB_TEST_DATA does not name a folder of test data")
-    path = Path(folder)
+    path = Path(os.path.abspath(folder))
     if not path.is_dir():
         pytest.fail(f"VISIONLAB_TEST_DATA is {folder}, which is not a folder")
     return path

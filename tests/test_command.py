@@ -16,7 +16,7 @@ def read(monkeypatch):
     def read(*words: str):
         seen = []
         for name in ("train", "evaluate", "predict", "compare", "probe"):
-            monkeypatch.setattr(cli, f"_{name}", seen.append)
+            monkeypatch.setitem(cli.COMMANDS, name, seen.append)
         assert cli.main(words) == 0
         return seen[0]
 
