@@ -25,3 +25,11 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Reports take longer than the smallest runs."""
+    from visionlab import run  # here, because most tests need none
+
+    monkeypatch.setattr(run, "write_report", lambda folder: folder / "report.html")
