@@ -122,7 +122,8 @@ def drain(batches: Iterator[ViewBatch], options: argparse.Namespace) -> None:
 def time_steps_of_views(options: argparse.Namespace) -> None:
     """Print what the two views of an image cost, step by step."""
     dataset, spent = ImageFolder(root=options.root), Counter[str]()
-    [transform, _] = build("simclr", METHODS["simclr"]).views.transforms
+    [view, _] = build("simclr", METHODS["simclr"]).views.transforms
+    transform, _ = view.crop.seeded(0)
     images = range(min(len(dataset), 20 * options.batches))
     for number in images:
         begin = time.perf_counter()
