@@ -256,7 +256,8 @@ def test_two_processes_under_torchrun_are_one(pretext, norm, tmp_path):
         assert [row["step"] for row in one] == [row["step"] for row in two]
         for ours, theirs in zip(one, two, strict=True):
             for key in (key for key in ours if key.startswith("loss")):
-                assert theirs[key] == pytest.approx(ours[key], rel=1e-4), (task, ours["step"], key)
+                # In float32 rounding grows from update to update; tests/pretext is strict, in float64.
+                assert theirs[key] == pytest.approx(ours[key], rel=1e-3), (task, ours["step"], key)
 
 
 @pytest.mark.parametrize("chosen", [["flower", "beast"], ["snail"]])
