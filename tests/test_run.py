@@ -268,7 +268,7 @@ def test_evaluate_takes_over_the_classes_of_the_detector(tmp_path, chosen):
     data = {"name": "coco", "root": str(tmp_path / "data"), **files}
     config = write_config(tmp_path, DETECT, "some", data={**data, "classes": chosen}, out=str(tmp_path / "run"))
     assert visionlab("train", config) == 0
-    whole = write_config(tmp_path, DETECT, "whole", data=data, out=str(tmp_path / "again"))
+    whole = write_config(tmp_path, DETECT, "whole", data=data, out=str(tmp_path / "again"), weights="start.pth")
     assert visionlab("evaluate", whole, f"detector={tmp_path / 'run'}") == 0
     first = json.loads((tmp_path / "run" / "eval" / "step_00000003.json").read_text())
     again = json.loads((tmp_path / "again" / "evaluate" / "eval" / "step_00000000.json").read_text())

@@ -75,6 +75,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     configs, overrides = _split(options.words)
     if len(configs) != 1:
         raise ValueError(f"expected one config, got {len(configs)}: {', '.join(map(str, configs))}")
+    if any(word.startswith("detector=") for word in overrides):
+        overrides = ["weights=null", *overrides]  # what its training started from no longer matters
     evaluate(load(configs[0], overrides))
 
 
