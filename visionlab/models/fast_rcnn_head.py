@@ -66,9 +66,9 @@ class FastRCNNHead(RoIHead):
         """Return the last two layers; see ``RoIHead.class_blocks``."""
         return {"classes.weight": 1, "classes.bias": 1, "offsets.weight": 0, "offsets.bias": 0}
 
-    def hidden(self, features: list[Tensor], rois: Tensor) -> Tensor:
+    def hidden(self, maps: list[Tensor], rois: Tensor) -> Tensor:
         """Return ``(K, fc_channels)``; see ``RoIHead.hidden``."""
-        pooled = self.pool(features, rois)
+        pooled = self.pool(maps, rois)
         return F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
 
     def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ class HeadSettings(StageSettings):
 
 
 class RoIHead(nn.Module, ABC):
-    """Classifies proposals and refines their boxes; a subclass says how, in ``hidden`` and ``predict``.
+    """Classifies proposals and refines their boxes; a subclass says how, in ``maps``, ``hidden`` and ``predict``.
 
     Background is the last of the ``num_classes + 1`` scores, so that a label is the index of its score.
 
@@ -91,12 +91,23 @@ class RoIHead(nn.Module, ABC):
             row for a class score, 4 for its box, k * k for position-sensitive score maps.
         """
 
-    @abstractmethod
-    def hidden(self, features: list[Tensor], rois: Tensor) -> Tensor:
-        """Return what each RoI looks like, before anything is predicted from it.
+    def maps(self, features: list[Tensor]) -> list[Tensor]:
+        """Compute what RoIs are pooled from: once for a batch, however many RoIs there are.
 
         Args:
             features: one ``(N, C, H, W)`` map per level, finest first.
+
+        Returns:
+            The maps that ``hidden`` takes; by default the features themselves.
+        """
+        return features
+
+    @abstractmethod
+    def hidden(self, maps: list[Tensor], rois: Tensor) -> Tensor:
+        """Return what each RoI looks like, before anything is predicted from it.
+
+        Args:
+            maps: of ``maps``.
             rois: ``(K, 5)``: index of the image in the batch, then the box in pixels.
 
         Returns:
@@ -127,7 +138,7 @@ class RoIHead(nn.Module, ABC):
             ``classes`` and ``boxes``, scalars.
         """
         images, rois = self.sample(proposals, batch)
-        scores, offsets = self.predict(self.hidden(features, rois))
+        scores, offsets = self.predict(self.hidden(self.maps(features), rois))
         return self._compare(upcast(scores), upcast(offsets), rois, images)
 
     def detect(self, features: list[Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]) -> list[Detections]:
@@ -142,7 +153,7 @@ class RoIHead(nn.Module, ABC):
             One ``Detections`` per image, inside the image, in pixels of the batch.
         """
         rois = to_rois(proposals)
-        scores, offsets = self.predict(self.hidden(features, rois))
+        scores, offsets = self.predict(self.hidden(self.maps(features), rois))
         return self.select(upcast(scores), upcast(offsets), rois, sizes)
 
     @torch.no_grad()
