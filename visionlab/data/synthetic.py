@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from visionlab.checks import check_at_least
+from visionlab.checks import check_at_least, check_in
+from visionlab.data.contortion import contort
 from visionlab.data.creatures import CREATURES, DARK, BodyPart, blob, deform, limb
 from visionlab.seeding import derive_seed
 from visionlab.settings import Settings, flat_settings
@@ -66,8 +67,11 @@ class SceneObject:
 class _Scene:
     """A scene painted from front to back: what is painted first covers what comes later."""
 
-    def __init__(self, rng: np.random.Generator, size: int) -> None:
-        self.rng, self.size = rng, size * FINE
+    def __init__(self, seed: int, size: int, deformation: float) -> None:
+        self.rng, self.size = np.random.default_rng(seed), size * FINE
+        # Apart from the rest, so that a scene keeps its objects and their places whatever the deformation.
+        self.contortions, self.deformation = np.random.default_rng([seed, 1]), deformation
+        rng = self.rng
         self.canvas = np.zeros((self.size, self.size, 3), np.uint8)
         self.covered = np.zeros((self.size, self.size), np.uint8)
         self.shadow = np.full((self.size, self.size), 128, np.uint8)
@@ -153,6 +157,8 @@ class _Scene:
     def creature(self, label: int, foot: tuple[float, float], height: float) -> SceneObject | None:
         """Paint an object of a class standing at ``foot``; None, and no paint, if too little would show."""
         parts = deform(self.rng, CREATURES[CLASSES[label]](self.rng))
+        if self.deformation > 0:
+            parts = contort(self.contortions, parts, self.deformation)
         visible = self.paint(parts, foot, height, self.light, least=0.4)
         if visible is None:
             return None
@@ -208,18 +214,19 @@ def _scaled(colors: np.ndarray, brightness: np.ndarray) -> np.ndarray:
     return cv2.multiply(colors, cv2.merge([brightness] * 3), scale=1 / 128)
 
 
-def draw_scene(seed: int, *, size: int = 128) -> tuple[np.ndarray, list[SceneObject]]:
+def draw_scene(seed: int, *, size: int = 128, deformation: float = 0.0) -> tuple[np.ndarray, list[SceneObject]]:
     """Draw one scene: up to seven objects of six classes among clutter on a textured background.
 
     Args:
         seed: all there is to know about the scene.
         size: side in pixels.
+        deformation: how strongly objects bend, stretch and turn, in [0, 1].
 
     Returns:
         The image, ``(size, size, 3)`` uint8 RGB, and its objects from front to back.
     """
-    rng = np.random.default_rng(seed)
-    scene = _Scene(rng, size)
+    scene = _Scene(seed, size, deformation)
+    rng = scene.rng
     scene.clutter(int(rng.integers(0, 3)))
     objects = []
     for foot in np.sort(rng.uniform(0.3, 1.05, rng.integers(1, 8)))[::-1]:
@@ -243,6 +250,8 @@ class SyntheticSettings(Settings):
         validation: number of labelled images to evaluate on; the three parts come from disjoint seeds.
         image_size: side of an image in pixels.
         seed: another seed, other images.
+        deformation: how strongly objects bend, stretch and turn, from 0, where they stand upright and bend a little, to
+            1, where they turn by any angle, bend by up to 150 degrees and stretch up to twofold.
     """
 
     unlabelled: int
@@ -250,10 +259,12 @@ class SyntheticSettings(Settings):
     validation: int
     image_size: int = 128
     seed: int = 0
+    deformation: float = 0.0
 
     def __post_init__(self) -> None:
         check_at_least(0, unlabelled=self.unlabelled, labelled=self.labelled, validation=self.validation)
         check_at_least(MIN_SIZE, image_size=self.image_size)
+        check_in("[0, 1]", deformation=self.deformation)
 
 
 @flat_settings
@@ -276,9 +287,11 @@ def write_synthetic(
         ValueError: the folder holds something else.
     """
     folder = Path(folder)
-    seed, image_size = amount.seed, amount.image_size
+    seed, image_size, deformation = amount.seed, amount.image_size, amount.deformation
     counts = {"unlabelled": amount.unlabelled, "train": amount.labelled, "val": amount.validation}
-    settings = {"drawing": DRAWING, "image_size": image_size, "seed": seed, **counts}
+    settings: dict[str, float] = {"drawing": DRAWING, "image_size": image_size, "seed": seed, **counts}
+    if deformation > 0:  # a marker without it is that of a dataset from before there was any
+        settings["deformation"] = deformation
     if _holds(folder, settings):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +302,8 @@ def write_synthetic(
             scenes = []
             (temporary / split).mkdir()
             for index in range(count):
-                image, objects = draw_scene(derive_seed(seed, split, index), size=image_size)
+                scene_seed = derive_seed(seed, split, index)
+                image, objects = draw_scene(scene_seed, size=image_size, deformation=deformation)
                 scenes.append([] if split == "unlabelled" else [item.annotation() for item in objects])
                 jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
                 (temporary / split / f"{index:06}.jpg").write_bytes(jpeg.tobytes())
@@ -310,14 +324,15 @@ def write_synthetic(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _holds(folder: Path, settings: dict[str, int]) -> bool:
+def _holds(folder: Path, settings: dict[str, float]) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     if not (folder / MARKER).is_file():
         raise ValueError(f"expected an empty folder or an embedded dataset to reuse, got other files in {folder}")
     found = json.loads((folder / MARKER).read_text())
     if found != settings:
-        differing = {key: (value, found.get(key)) for key, value in settings.items() if found.get(key) != value}
+        asked, present = ({"deformation": 0, **each} for each in (settings, found))
+        differing = {key: (value, present.get(key)) for key, value in asked.items() if present.get(key) != value}
         text = ", ".join(f"{key} {wanted} (there: {there})" for key, (wanted, there) in differing.items())
         raise ValueError(f"expected an embedded dataset with {text} in {folder}; choose another folder or delete it")
     return True
