@@ -91,6 +91,24 @@ def test_settings_that_differ_are_told(trained, tmp_path):
     assert "trained with other settings: rpn.anchor_ratios [0.5, 1.0, 2.0], here [0.4, 1.0, 2.0]" in str(report)
 
 
+@pytest.mark.parametrize("classes", [ANIMALS, ["dog", "bee"], ["ant", "bee", "cat", "eel"]], ids=len)
+@pytest.mark.parametrize("agnostic", [True, False])
+def test_boxes_of_each_class_are_not_made_of_shared_ones_nor_the_reverse(agnostic, classes, tmp_path):
+    heads = [{**SMALL["head"], "class_agnostic": shared} for shared in (agnostic, not agnostic)]
+    save_detector(small(ANIMALS[:2], head=heads[0]), tmp_path / "detector.safetensors")
+    with pytest.raises(ValueError, match=rf"head.class_agnostic {agnostic}, here {not agnostic}; expected .* of head"):
+        load_detector_weights(small(classes, head=heads[1]), tmp_path)
+
+
+def test_boxes_that_classes_share_are_taken_over_whatever_the_classes(tmp_path):
+    head = {**SMALL["head"], "class_agnostic": True}
+    trained, other = small(ANIMALS, head=head), small(["eel", "bee"], head=head)
+    save_detector(trained, tmp_path / "detector.safetensors")
+    assert load_detector_weights(other, tmp_path).fraction == 1
+    assert torch.equal(other.head.offsets.weight, trained.head.offsets.weight)
+    assert torch.equal(other.head.classes.weight[1:], trained.head.classes.weight[[1, 3]])
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

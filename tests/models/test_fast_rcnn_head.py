@@ -157,18 +157,25 @@ def test_scores_that_are_not_finite_are_not_detected():
     assert [len(found) for found in head.detect(make_features(), make_proposals(), make_batch().sizes)] == [0, 0]
 
 
-def test_offsets_shared_by_all_classes():
-    class SharedOffsets(FastRCNNHead):
-        def predict(self, hidden):
-            scores, offsets = super().predict(hidden)
-            return scores, offsets[:, :1]
-
-    torch.manual_seed(0)
-    head = SharedOffsets(4, [8, 16], CLASSES, fc_channels=16)
+def test_one_box_for_all_classes_is_that_of_classes_with_equal_boxes():
+    shared, own = make_head(class_agnostic=True, score_threshold=0.1), make_head(score_threshold=0.1)
+    state = shared.state_dict()
+    assert state["offsets.bias"].shape == (4,)
+    own.load_state_dict(
+        {
+            name: value.repeat(CLASSES, *[1] * (value.ndim - 1)) if "offsets" in name else value
+            for name, value in state.items()
+        }
+    )
     targets = [make_target([[10, 8, 30, 25]], [2]), make_target([[60, 10, 90, 42]], [1])]
-    losses = head.losses(make_features(), make_proposals(), make_batch(targets))
-    assert losses["boxes"] > 0
-    assert len(head.detect(make_features(), make_proposals(), make_batch().sizes)) == 2
+    losses = [head.losses(make_features(), make_proposals(), make_batch(targets)) for head in (shared, own)]
+    assert losses[0]["boxes"] > 0
+    torch.testing.assert_close(losses[0], losses[1])
+    found, expected = (head.detect(make_features(), make_proposals(), make_batch().sizes) for head in (shared, own))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert len(ours) > 0
+        torch.testing.assert_close(ours.boxes, theirs.boxes)
+        torch.testing.assert_close(ours.scores, theirs.scores)
 
 
 OLD = {"pool_size": 5, "sampling_ratio": 1, "aligned": True, "canonical_size": 112.0}

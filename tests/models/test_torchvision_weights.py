@@ -214,5 +214,8 @@ def test_what_does_not_fit_is_refused(pair):
     ) as error:
         build_from_torchvision(theirs.state_dict(), CLASSES[:-1])
     assert "\n" not in str(error.value)
+    shared = build_detector(CLASSES, backbone={"name": "resnet10t"}, head={"class_agnostic": True, "fc_channels": 8})
+    with pytest.raises(ValueError, match="expected boxes of each class, which torchvision's model has, got boxes they"):
+        to_torchvision(shared.state_dict())
     with pytest.raises(ValueError, match=r"got one named 'mask\.weight'"):
         from_torchvision({"mask.weight": torch.zeros(1)})

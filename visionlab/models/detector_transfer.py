@@ -74,6 +74,9 @@ def load_detector_weights(detector: TwoStageDetector, path: str | Path, *, min_m
     report, loaded = _compare(detector, source)
     report.source = str(path)
     report.notes = [*source.notes, *report.notes]
+    differing = _differing(source.settings, detector.settings)
+    if differing:
+        report.notes.append(f"trained with other settings: {'; '.join(differing)}")
     part, share = _worst_part(report)
     if min(share, report.fraction) < min_matched:
         raise ValueError(
@@ -81,9 +84,6 @@ def load_detector_weights(detector: TwoStageDetector, path: str | Path, *, min_m
         )
     detector.load_state_dict(loaded, strict=False)
     _take_input(detector, source, report)
-    differing = _differing(source.settings, detector.settings)
-    if differing:
-        report.notes.append(f"trained with other settings: {'; '.join(differing)}")
     return report
 
 
@@ -142,7 +142,8 @@ def _compare(detector: TwoStageDetector, source: TrainedDetector) -> tuple[Trans
         if tensor is None:
             report.missing.append(name)
         elif name.removeprefix("head.") in blocks:
-            rows = _take_rows(value, tensor, blocks[name.removeprefix("head.")], pairs, len(source.classes))
+            counts = (len(detector.classes), len(source.classes))
+            rows = _take_rows(value, tensor, blocks[name.removeprefix("head.")], pairs, counts)
             if not pairs:
                 report.new.append(name)
                 continue
@@ -190,7 +191,7 @@ def _key(name: str) -> str:
 
 
 def _take_rows(
-    own: Tensor, given: Tensor, further: int, pairs: list[tuple[int, int]], classes: int
+    own: Tensor, given: Tensor, further: int, pairs: list[tuple[int, int]], counts: tuple[int, int]
 ) -> tuple[Tensor, int] | None:
     """Take over the rows of some classes, and of background.
 
@@ -199,19 +200,17 @@ def _take_rows(
         given: the same for other classes.
         further: blocks that belong to no class: 1 where there is one of background, else 0.
         pairs: the labels of a class in both.
-        classes: how many classes ``given`` has.
+        counts: how many classes ``own`` and ``given`` have.
 
     Returns:
-        The tensor and how many of its numbers were given; None where the blocks have another shape.
+        The tensor and how many of its numbers were given; None where the blocks have another shape, as those of boxes
+        that all classes share.
     """
-    blocks = given.unflatten(0, (classes + further, -1)) if len(given) % (classes + further) == 0 else given[None]
-    block_shape = (len(given) // (classes + further), *own.shape[1:])
-    if blocks.shape[1:] != block_shape or len(own) % block_shape[0]:
+    rows = len(own) // (counts[0] + further)
+    if given.shape != (rows * (counts[1] + further), *own.shape[1:]):
         return None
-    taken = own.unflatten(0, (-1, block_shape[0])).clone()
-    num_classes = len(taken) - further
-    sources = [(label, other) for label, other in pairs]
-    sources += [(num_classes + extra, classes + extra) for extra in range(further)]
+    blocks, taken = given.unflatten(0, (-1, rows)), own.unflatten(0, (-1, rows)).clone()
+    sources = [*pairs, *((counts[0] + extra, counts[1] + extra) for extra in range(further))]
     for label, other in sources:
         taken[label] = blocks[other]
     return taken.flatten(0, 1), sum(taken[label].numel() for label, _ in sources)

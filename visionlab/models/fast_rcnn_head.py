@@ -53,7 +53,7 @@ class FastRCNNHead(RoIHead):
         self.fc1 = nn.Linear(self.pool.channels * self.pool.output_size**2, fc_channels)
         self.fc2 = nn.Linear(fc_channels, fc_channels)
         self.classes = nn.Linear(fc_channels, num_classes + 1)
-        self.offsets = nn.Linear(fc_channels, num_classes * 4)
+        self.offsets = nn.Linear(fc_channels, self.box_sets * 4)
         for hidden in (self.fc1, self.fc2):
             nn.init.kaiming_uniform_(hidden.weight, a=1)
         # Small last layers: all classes start equally likely and all boxes where the proposals are.
@@ -64,7 +64,8 @@ class FastRCNNHead(RoIHead):
 
     def class_blocks(self) -> dict[str, int]:
         """Return the last two layers; see ``RoIHead.class_blocks``."""
-        return {"classes.weight": 1, "classes.bias": 1, "offsets.weight": 0, "offsets.bias": 0}
+        boxes = {} if self.settings.class_agnostic else {"offsets.weight": 0, "offsets.bias": 0}
+        return {"classes.weight": 1, "classes.bias": 1, **boxes}
 
     def hidden(self, maps: list[Tensor], rois: Tensor) -> Tensor:
         """Return ``(K, fc_channels)``; see ``RoIHead.hidden``."""
@@ -72,5 +73,5 @@ class FastRCNNHead(RoIHead):
         return F.relu(self.fc2(F.relu(self.fc1(pooled.flatten(1)))))
 
     def predict(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return classes and boxes, one per class; see ``RoIHead.predict``."""
-        return self.classes(hidden), self.offsets(hidden).unflatten(1, (self.num_classes, 4))
+        """Return classes and boxes; see ``RoIHead.predict``."""
+        return self.classes(hidden), self.offsets(hidden).unflatten(1, (self.box_sets, 4))

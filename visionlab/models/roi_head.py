@@ -36,11 +36,13 @@ class HeadSettings(StageSettings):
     """How a second stage compares its RoIs with the objects, and which of them are detections.
 
     Args:
+        class_agnostic: all classes share one box, instead of one of their own for each.
         box_weights: factors of the box offsets ``dx, dy, dw, dh``.
         score_threshold: detections must score more.
         max_detections: best detections of an image that stay.
     """
 
+    class_agnostic: bool = False
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     score_threshold: float = 0.05
     max_detections: int = 100
@@ -68,6 +70,7 @@ class RoIHead(nn.Module, ABC):
         settings: how RoIs are compared with the objects, and which are detections.
 
     Attributes:
+        box_sets: how many boxes are predicted of a RoI: 1 if classes share it, else ``num_classes``.
         sampler: what chooses the RoIs that the losses look at; any ``CandidateSampler`` may take its place.
     """
 
@@ -79,6 +82,7 @@ class RoIHead(nn.Module, ABC):
         check_at_least(1, num_classes=num_classes)
         self.channels, self.strides, self.num_classes = channels, list(strides), num_classes
         self.settings = settings
+        self.box_sets = 1 if settings.class_agnostic else num_classes
         self.sampler: CandidateSampler = BalancedSampler(settings.samples_per_image, settings.positive_fraction)
 
     @abstractmethod
@@ -88,7 +92,8 @@ class RoIHead(nn.Module, ABC):
         Returns:
             For the name of each tensor whose first dimension is one block of rows for each class, in the order of
             labels, how many blocks come after these: 1 where background has one, else 0. All blocks are of one size: 1
-            row for a class score, 4 for its box, k * k for position-sensitive score maps.
+            row for a class score, 4 for its box, k * k for position-sensitive score maps. What classes share, as
+            boxes where they are class-agnostic, is none of these tensors.
         """
 
     def maps(self, features: list[Tensor]) -> list[Tensor]:
@@ -122,8 +127,7 @@ class RoIHead(nn.Module, ABC):
             hidden: ``(K, ...)`` of ``hidden``.
 
         Returns:
-            ``(K, num_classes + 1)`` scores before the softmax, background last, and ``(K, num_classes, 4)`` box
-            offsets, or ``(K, 1, 4)`` where all classes share them.
+            ``(K, num_classes + 1)`` scores before the softmax, background last, and ``(K, box_sets, 4)`` box offsets.
         """
 
     def losses(self, features: list[Tensor], proposals: list[Tensor], batch: ImageBatch) -> dict[str, Tensor]:
@@ -180,7 +184,7 @@ class RoIHead(nn.Module, ABC):
         return images, to_rois(boxes)
 
     def _compare(self, scores: Tensor, offsets: Tensor, rois: Tensor, images: list[Samples]) -> dict[str, Tensor]:
-        """Return the losses of ``(K, classes + 1)`` scores and ``(K, classes or 1, 4)`` offsets."""
+        """Return the losses of ``(K, classes + 1)`` scores and ``(K, box_sets, 4)`` offsets."""
         chosen = torch.cat([image.chosen for image in images])
         positive = torch.cat([image.positive for image in images])
         boxes = torch.cat([image.boxes for image in images])
@@ -201,7 +205,7 @@ class RoIHead(nn.Module, ABC):
 
         Args:
             scores: ``(K, num_classes + 1)`` before the softmax.
-            offsets: ``(K, num_classes, 4)`` or ``(K, 1, 4)``.
+            offsets: ``(K, box_sets, 4)``.
             rois: ``(K, 5)``: index of the image in the batch, then the box in pixels.
             sizes: height and width of each image in pixels, without padding.
 

@@ -77,9 +77,11 @@ def to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         What ``fasterrcnn_resnet50_fpn(...).load_state_dict`` takes; the unused box offsets of background are 0.
 
     Raises:
-        ValueError: a name for which torchvision's model has no place.
+        ValueError: a name for which torchvision's model has no place, or boxes that all classes share.
     """
     theirs = {_rename(name, theirs_to_ours=False): value for name, value in state.items()}
+    if len(state["head.offsets.bias"]) != 4 * (len(state["head.classes.bias"]) - 1):
+        raise ValueError("state: expected boxes of each class, which torchvision's model has, got boxes they share")
     for name, value in theirs.items():
         if "box_predictor.cls_score." in name:
             theirs[name] = value.roll(1, 0)
