@@ -103,7 +103,7 @@ CHOICES = {
     "visionlab.data.sources.PRETRAIN_DATA": "auto coco folder synthetic voc yolo",
     "visionlab.data.sources.DETECT_DATA": "auto coco synthetic voc yolo",
     "visionlab.models.detector.HEADS": "fast_rcnn",
-    "visionlab.models.detector.NECKS": "fpn simple_pyramid",
+    "visionlab.models.detector.NECKS": "fpn simple_pyramid single_level",
     "visionlab.models.pools.POOLS": "roi_align roi_pool",
     "visionlab.train.optim.OPTIMIZERS": "adamw sgd",
     "visionlab.train.schedule.SCHEDULES": "constant cosine multistep",

@@ -223,6 +223,16 @@ def test_levels_are_those_of_the_backbone(faults):
     assert "neck.level_strides: expected 16 times or over a power of two, got 6" in fault
 
 
+def test_levels_of_a_dilated_backbone(faults):
+    text = DETECT | {"backbone": {"name": "resnet18", "output_stride": 16}, "neck": {"name": "single_level"}}
+    assert not faults(text, "rpn.anchor_sizes=[[32, 64, 128]]")
+    text["neck"] = {"name": "fpn"}
+    [fault] = faults(text, "rpn.anchor_sizes=[[8], [16], [32], [64], [128]]")
+    assert "rpn.anchor_sizes: expected 4 lists of one length, one per level of strides [4, 8, 16, 32]" in fault
+    [fault] = faults(text, "backbone.strides=[4, 8]")
+    assert "backbone.output_stride: expected the last of strides [4, 8], got 16" in fault
+
+
 class Plain(Neck):
     """A neck without settings of a pyramid.
 

@@ -99,6 +99,39 @@ def test_fewer_levels_drop_the_deeper_parts(backbones, name):
             torch.testing.assert_close(level, expected)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext26ts", "regnetx_002"])
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_a_dilated_backbone_computes_the_strided_ones_features_and_those_between(name, output_stride):
+    torch.manual_seed(0)
+    options = {"channels": [8, 16, 24, 32]} if name.startswith("resnet") else None
+    plain = Backbone(name=name, norm="frozen", options=options).double()
+    dilated = Backbone(name=name, norm="frozen", options=options, output_stride=output_stride).double()
+    with torch.no_grad():
+        for value in plain.model.state_dict().values():
+            if value.is_floating_point():
+                value.uniform_(-1, 1).mul_(0.1 if value.dim() > 1 else 1).abs_()
+    dilated.model.load_state_dict(plain.model.state_dict())
+    strides = [4, 8, 16][: 2 + output_stride // 16]
+    assert (dilated.strides, dilated.channels[-1]) == (strides, plain.channels[-1])
+    images = torch.randn(1, 3, 70, 91, dtype=torch.float64)
+    with torch.no_grad():
+        expected, found = plain(images)[-1], dilated(images)[-1]
+    step = 32 // output_stride
+    assert found.shape[2:] == (-(-70 // output_stride), -(-91 // output_stride))
+    torch.testing.assert_close(found[:, :, ::step, ::step], expected, rtol=1e-10, atol=1e-10 * expected.abs().max())
+    assert expected.std() > 0
+
+
+def test_the_levels_of_dilated_backbones():
+    for name in ("convnext_atto", "efficientnet_b0"):
+        plain, dilated = Backbone(name=name), Backbone(name=name, output_stride=16)
+        assert dilated.strides == [4, 8, 16]
+        assert dilated.num_features == plain.num_features
+        dilated.model.load_state_dict(plain.model.state_dict())
+        assert dilated.eval()(torch.zeros(1, 3, 50, 40))[-1].shape == (1, plain.num_features, 4, 3)
+        assert Backbone(**dilated.settings).settings == dilated.settings
+
+
 def test_normalize_agrees_with_the_formula_and_zeroes_padding():
     backbone = Backbone(name="resnet18")
     pixels = torch.randint(0, 256, (2, 3, 8, 10), dtype=torch.uint8)
@@ -189,6 +222,12 @@ def test_frozen_stages_zero_trains_everything():
         ({"name": "efficientnet_b0", "options": {"no_such": 1}}, "no_such"),
         ({"name": "resnet18", "strides": [4, 64]}, r"expected some of \[2, 4, 8, 16, 32\]"),
         ({"name": "resnet18", "strides": [8, 4]}, "ascending"),
+        ({"name": "resnet18", "output_stride": 32}, "output_stride: expected 8 or 16, got 32"),
+        ({"name": "resnet18", "output_stride": 16, "strides": [4, 8]}, r"output_stride: expected the last of strides"),
+        ({"name": "resnet18", "options": {"output_stride": 16}}, "'output_stride' of resnet18 is not free to set"),
+        ({"name": "vit_tiny_patch16_224", "output_stride": 16}, "output_stride: timm cannot dilate vit_tiny_patch16"),
+        ({"name": "vgg11", "output_stride": 16}, "output_stride: timm cannot dilate vgg11 to 16"),
+        ({"name": "densenet121", "output_stride": 8}, "output_stride: timm cannot dilate densenet121 to 8"),
         ({"name": "resnet18", "strides": []}, "strides: expected"),
         ({"name": "resnet18", "frozen_stages": 5}, "expected 0 to 4 for resnet18, got 5"),
         ({"name": "resnet18", "frozen_stages": -1}, "frozen_stages: expected at least 0, got -1"),

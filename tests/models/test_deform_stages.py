@@ -43,6 +43,22 @@ def test_features_stay_and_then_move():
     assert all(value.count_nonzero() > 0 for value in offsets)
 
 
+@pytest.mark.parametrize("settings", [{}, {"deform_groups": 4}, {"deform_groups": 2, "deform_modulated": True}])
+def test_dilated_convolutions_become_deformable(settings):
+    """As res5 of Dai et al. 2017: with offsets of zero the dilated network, and the offsets look as far as it does."""
+    plain = resnet(output_stride=16, norm="frozen")
+    deformable = resnet(output_stride=16, norm="frozen", deform_stages=[4], **settings)
+    last = deformable.model.layer4[1].conv2
+    assert last.dilation == last.offset_conv.dilation == (2, 2)
+    assert last.offset_conv.out_channels == 9 * settings.get("deform_groups", 1) * (
+        3 if "deform_modulated" in settings else 2
+    )
+    deformable.model.load_state_dict(plain.model.state_dict(), strict=False)
+    images = torch.randn(2, 3, 70, 90, dtype=torch.float64)
+    for ours, expected in zip(deformable.double()(images), plain.double()(images), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_all_kinds_of_stages_and_settings():
     bottlenecks = Backbone(name="resnet50", options=NARROW, deform_stages=[4], norm="frozen", frozen_stages=2)
     assert packs(bottlenecks) == [f"layer4.{block}.conv2" for block in range(3)]
@@ -89,8 +105,16 @@ def test_weights_transfer_and_offsets_are_new(tmp_path):
         ({"name": "resnet18", "deform_stages": [2], "frozen_stages": 2}, "stage 2 is frozen, its offsets would stay"),
         ({"name": "resnet18", "deform_stages": [4, 3]}, r"expected them ascending, got \[4, 3\]"),
         ({"name": "resnet18", "deform_stages": [0]}, "deform_stages"),
+        ({"name": "resnet18", "deform_groups": 4}, "deform_groups: would have no effect without deform_stages"),
+        ({"name": "resnet18", "deform_modulated": True}, "deform_modulated: would have no effect without"),
+        ({"name": "resnet18", "deform_stages": [4], "deform_groups": 0}, "deform_groups: expected at least 1"),
+        (
+            {"name": "resnet18", "deform_stages": [2], "deform_groups": 5},
+            r"deform_groups: expected a divisor of the 64 channels of layer2.0.conv1 in resnet18, got 5",
+        ),
     ],
 )
 def test_refusals(settings: dict, message: str):
-    with pytest.raises(ValueError, match=f"deform_stages.*{message}" if message != "deform_stages" else message):
+    key = "" if message.startswith("deform_") else "deform_stages.*"
+    with pytest.raises(ValueError, match=key + message):
         Backbone(**settings)

@@ -26,6 +26,7 @@ SMALL_HEADS: dict[str, dict[str, Any]] = {"fast_rcnn": {"fc_channels": 16}}
 SMALL_NECKS: dict[str, dict[str, Any]] = {
     "fpn": {"backbone": RESNET, "neck": {"channels": 16}},
     "simple_pyramid": {"backbone": VIT, "neck": {"channels": 16}},
+    "single_level": {"backbone": {**RESNET, "output_stride": 16}, "neck": {"channels": 16}},
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from visionlab.config.part import Part
-from visionlab.config.stand_in import STRIDES, WIDTH, StandIn
+from visionlab.config.stand_in import WIDTH, StandIn, strides_of
 from visionlab.models.neck import Neck
 from visionlab.settings import check_groups
 from visionlab.train.loop import Training
@@ -59,9 +59,8 @@ def pretext_refusals(backbone: Part, pretext: Part) -> Iterator[Refusal]:
 
 def detector_refusals(backbone: Part, neck: Part, rpn: Part, head: Part) -> list[Refusal]:
     """Return what the parts of a detector say against their settings."""
-    strides = backbone.strides
-    found = _refusals_at(strides or STRIDES, neck, rpn, head)
-    if found and strides is None:
+    found = _refusals_at(strides_of(backbone), neck, rpn, head)
+    if found and backbone.strides is None:
         # Now it is worth the seconds to build the backbone: what is refused may fit its own strides.
         real, found = _ask("backbone", backbone, lambda: build_on_meta(backbone))
         if real is not None:

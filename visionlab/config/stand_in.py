@@ -14,6 +14,11 @@ STRIDES = [4, 8, 16, 32]  # of most backbones
 WIDTH = 256
 
 
+def strides_of(backbone: Part) -> list[int]:
+    """Return the strides of a backbone's levels: those that its settings ask for, or those of most."""
+    return backbone.strides or [stride for stride in STRIDES if stride <= (backbone.output_stride or STRIDES[-1])]
+
+
 class StandIn(nn.Module):
     """Stands for the backbone that a pretext method is built on: an ``Encoder`` without weights.
 
@@ -28,7 +33,7 @@ class StandIn(nn.Module):
         self.name: str = backbone.name
         self.settings: dict[str, Any] = backbone.arguments()
         self.norm: NormPolicy = backbone.norm
-        self.strides: list[int] = backbone.strides or STRIDES
+        self.strides: list[int] = strides_of(backbone)
         self.channels = [WIDTH] * len(self.strides)
         self.num_features = WIDTH
         self.normalization = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -48,15 +48,15 @@ class Backbone(nn.Module):
         self.name = name
         self.norm: NormPolicy = settings.norm
         self.settings: dict[str, Any] = asdict(settings)
-        self.model: Any = _create(name, settings.image_size, settings.options or {}).eval()
+        self.model: Any = _create(settings).eval()
         self.normalization = Normalization(self.model.pretrained_cfg["mean"], self.model.pretrained_cfg["std"])
 
         self.timm_names = list(self.model.state_dict())
-        self.strides, self._indices = _choose_levels(self.model, name, settings.strides)
+        self.strides, self._indices = _choose_levels(self.model, settings)
         if hasattr(self.model, "prune_intermediate_layers"):
             self._indices = self.model.prune_intermediate_layers(self._indices, prune_norm=False, prune_head=True)
         if settings.deform_stages:
-            make_deformable(self.model, settings.deform_stages, settings.frozen_stages, name)
+            make_deformable(self.model, settings)
         apply_norm_policy(self.model, self.norm, name)
         self._measure()
         self._fixed: list[nn.Module] = list(batch_norms(self.model)) if self.norm == "frozen" else []
@@ -171,18 +171,26 @@ class Backbone(nn.Module):
         return levels if [tuple(level.shape[2:]) for level in levels] == expected else None
 
 
-def _create(name: str, image_size: int | None, options: dict[str, Any]) -> Any:
+def _create(settings: BackboneSettings) -> Any:
     import timm  # here and below, because it brings torchvision and torch._dynamo, which take seconds
 
-    size = {} if image_size is None else {"img_size": image_size}
+    name, output_stride = settings.name, settings.output_stride
+    options: dict[str, Any] = {} if settings.image_size is None else {"img_size": settings.image_size}
+    if output_stride is not None:
+        options["output_stride"] = output_stride
+    options |= settings.options or {}
     reason: Exception | None = None
     for any_size in _ANY_SIZE:
         try:
-            return timm.create_model(name, pretrained=False, num_classes=0, **{**any_size, **size, **options})
+            return timm.create_model(name, pretrained=False, num_classes=0, **{**any_size, **options})
         except TypeError as error:
             reason = error
         except (RuntimeError, ValueError, AssertionError) as error:
+            if output_stride is not None and isinstance(error, AssertionError):
+                raise ValueError(f"output_stride: timm cannot dilate {name} to {output_stride}") from error
             raise ValueError(f"timm cannot build {name}: {_one_line(error)}") from error
+    if "'output_stride'" in str(reason):
+        raise ValueError(f"output_stride: timm cannot dilate {name} to {output_stride}") from reason
     if "'img_size'" in str(reason):
         raise ValueError(f"image_size: would have no effect, {name} takes images of any size") from reason
     raise ValueError(f"timm cannot build {name}: {_one_line(reason)}") from reason
@@ -192,12 +200,15 @@ def _one_line(error: Exception | None) -> str:
     return " ".join(str(error).split())
 
 
-def _choose_levels(model: Any, name: str, strides: list[int] | None) -> tuple[list[int], list[int]]:
+def _choose_levels(model: Any, settings: BackboneSettings) -> tuple[list[int], list[int]]:
     """Return the strides and timm's indices of the levels; of several levels with one stride, the deepest is taken."""
+    name, strides = settings.name, settings.strides
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise ValueError(f"name: expected a model with feature levels, got {name}")
     infos = getattr(model.feature_info, "info", model.feature_info)
     deepest = {info["reduction"]: index for index, info in enumerate(infos)}
+    if settings.output_stride is not None and max(deepest) != settings.output_stride:
+        raise ValueError(f"output_stride: {name} has levels of strides {sorted(deepest)}, got {settings.output_stride}")
     chosen = strides or [stride for stride in sorted(deepest) if stride >= 4] or sorted(deepest)
     if chosen != sorted(set(chosen) & set(deepest)):
         raise ValueError(f"strides: expected some of {sorted(deepest)} for {name}, got {strides}")

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from visionlab.checks import check_at_least
 from visionlab.models.norm import NormPolicy
@@ -17,7 +17,7 @@ from visionlab.settings import Settings
 
 # What Backbone itself decides, or what would reach for the network.
 _RESERVED = {
-    *("num_classes", "features_only", "in_chans", "img_size"),
+    *("num_classes", "features_only", "in_chans", "img_size", "output_stride"),
     *("pretrained", "pretrained_cfg", "checkpoint_path", "cache_dir"),
 }
 
@@ -30,6 +30,11 @@ class BackboneSettings(Settings):
         name: a model of timm, with or without the tag of its weights (``resnet50``, ``convnext_tiny.fb_in1k``).
         strides: the levels to give, by stride, finest first; deeper parts of the model are removed. Default: all the
             model has from 4 upwards (4, 8, 16, 32 for most, the patch size for a plain ViT).
+        output_stride: the greatest stride of a level. Stages that would go beyond it keep the resolution and dilate
+            their convolutions instead (à trous, as in R-FCN, Dai et al. 2016, arXiv:1605.06409): with the same weights
+            a ResNet's features are what they were, and those of the places between. Of levels that then share a
+            stride the deepest is taken. timm can dilate its ResNets, RegNets, ConvNeXts, EfficientNets and some
+            others. Default: the model's own, 32 for most.
         frozen_stages: 0 trains everything; n freezes the stem and the first n stages, which also stay in evaluation
             mode (MMDetection's ``frozen_stages`` for n > 0, detectron2's ``FREEZE_AT`` minus one). A stage is
             what timm groups under one name (``layer1``, ``stages.0``); in a plain ViT it is one block.
@@ -38,6 +43,8 @@ class BackboneSettings(Settings):
         deform_stages: stages, counted as for ``frozen_stages``, whose 3x3 convolutions sample where learned offsets
             move them (Dai et al. 2017, arXiv:1703.06211). The offsets start at zero, so features are those of the plain
             model until they are trained.
+        deform_groups: groups of channels that are moved apart from each other in such a convolution; Dai et al. have 4.
+        deform_modulated: whether what is sampled is also weighed by a learned mask (Zhu et al. 2019, arXiv:1811.11168).
         image_size: side of the square images that a model of fixed size, or a position embedding, is built for.
             Default: the model's own. ViTs take any size all the same, by interpolation.
         options: further arguments of the timm model, for example ``{drop_path_rate: 0.1}``.
@@ -45,9 +52,12 @@ class BackboneSettings(Settings):
 
     name: str = "resnet50"
     strides: list[int] | None = None
+    output_stride: Literal[8, 16] | None = None
     frozen_stages: int = 0
     norm: NormPolicy = "train"
     deform_stages: list[int] | None = None
+    deform_groups: int = 1
+    deform_modulated: bool = False
     image_size: int | None = None
     options: dict[str, Any] | None = None
 
@@ -62,7 +72,14 @@ class BackboneSettings(Settings):
                 if levels != sorted(set(levels)):
                     raise ValueError(f"{key}: expected them ascending, got {levels}")
         check_at_least(0, frozen_stages=self.frozen_stages)
-        check_at_least(1, image_size=self.image_size)
+        check_at_least(1, image_size=self.image_size, deform_groups=self.deform_groups)
+        for key, default in (("deform_groups", 1), ("deform_modulated", False)):
+            if not self.deform_stages and getattr(self, key) != default:
+                raise ValueError(f"{key}: would have no effect without deform_stages")
+        if self.output_stride not in (None, 8, 16):
+            raise ValueError(f"output_stride: expected 8 or 16, got {self.output_stride}")
+        if self.output_stride and self.strides and self.strides[-1] != self.output_stride:
+            raise ValueError(f"output_stride: expected the last of strides {self.strides}, got {self.output_stride}")
         for option in self.options or {}:
             if option in _RESERVED:
                 raise ValueError(f"options: '{option}' of {self.name} is not free to set")

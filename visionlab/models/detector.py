@@ -18,12 +18,13 @@ from visionlab.models.fpn import FPN
 from visionlab.models.neck import Neck
 from visionlab.models.roi_head import RoIHead
 from visionlab.models.rpn import RPN
+from visionlab.models.single_level import SingleLevel
 from visionlab.models.tensor_file import read_tensors, write_tensors
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.models.vit_pyramid import SimpleFeaturePyramid
 from visionlab.renames import current_settings
 
-NECKS: dict[str, type[Neck]] = {"fpn": FPN, "simple_pyramid": SimpleFeaturePyramid}
+NECKS: dict[str, type[Neck]] = {"fpn": FPN, "simple_pyramid": SimpleFeaturePyramid, "single_level": SingleLevel}
 HEADS: dict[str, type[RoIHead]] = {"fast_rcnn": FastRCNNHead}
 NECK, HEAD = OneOf(NECKS, Neck), OneOf(HEADS, RoIHead)
 DEFAULT_NECK, DEFAULT_HEAD = "fpn", "fast_rcnn"

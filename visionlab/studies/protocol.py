@@ -112,13 +112,14 @@ def detector_run(path: Path, encoder: Mapping[str, Any], overrides: Sequence[str
     """
     run = load_run(path, "detect", [GIVEN_WEIGHTS, *overrides])
     own = run.backbone.arguments()
+    deformable = own if own["deform_stages"] else encoder
     strides, missing = _split_levels(path, own, encoder)
     backbone = {
         **own,
         **{key: encoder[key] for key in ("name", "image_size", "options")},
         "strides": strides,
         "norm": _joined_norm(own, encoder),
-        "deform_stages": own["deform_stages"] or encoder["deform_stages"],
+        **{key: deformable[key] for key in ("deform_stages", "deform_groups", "deform_modulated")},
     }
     neck = run.neck.model_dump()
     if missing and "extra_levels" not in neck:
