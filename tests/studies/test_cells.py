@@ -103,6 +103,17 @@ def test_a_living_process_is_waited_for(start, tmp_path, capsys):
     assert "waiting for cells that others are doing: a-seed0 (process " in capsys.readouterr().out
 
 
+def test_it_says_how_many_cells_are_done_and_when_the_others_will_be(tmp_path, capsys):
+    store = CellStore(tmp_path / "cells", {})
+    store.fill([constant("a", 0, 1.0)])
+    capsys.readouterr()
+    store.fill([constant("a", seed, 1.0) for seed in range(3)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
+    assert lines == ["2 of 3 cells done, about 0:00:00 left", "3 of 3 cells done, about 0:00:00 left"]
+    store.fill([constant("a", seed, 1.0) for seed in range(3)])
+    assert capsys.readouterr().out == ""
+
+
 def elsewhere(folder: Path, name: str, pid: int) -> Path:
     """Pretend that a process of another machine owns a cell."""
     path = folder / f"{name}.owner-1"

@@ -22,6 +22,12 @@ def finished(cells: Sequence[Result | None]) -> list[Result]:
     return [cell for cell in cells if cell is not None and "diverged" not in cell]
 
 
+def both_finished(first: Sequence[Result | None], second: Sequence[Result | None]) -> list[tuple[Result, Result]]:
+    """Return the cells of two arms, seed by seed, where both are there and neither diverged."""
+    pairs = (finished(pair) for pair in zip(first, second, strict=True))
+    return [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+
+
 def count(cells: Sequence[Result | None]) -> str:
     """Return how many runs finished: ``5``, or ``3 of 5, 2 diverged``."""
     done, diverged = len(finished(cells)), sum(cell is not None and "diverged" in cell for cell in cells)

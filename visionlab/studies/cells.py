@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,12 @@ class CellStore:
                 f"a study: expected one process, got {distributed.world_size()}; start the same command several times "
                 "to share its cells"
             )
+        progress = _Progress(len(jobs))
         while True:
             results = {job.cell: self.read(job.cell) for job in jobs}
             missing = [job for job in jobs if results[job.cell] is None]
+            if told := progress.look(len(missing)):
+                self._console.print(told, markup=False, highlight=False)
             if not missing:
                 return {cell: result for cell, result in results.items() if result is not None}
             needed = [need for job in missing for need in job.needs if self.read(need.cell) is None]
@@ -188,6 +192,24 @@ class CellStore:
         if not once or text not in self._told:
             self._told.add(text)
             self._console.print(text, style="yellow", markup=False, soft_wrap=True, highlight=False)
+
+
+class _Progress:
+    """Says how many cells are done, by whomever, and when at this pace the others will be."""
+
+    def __init__(self, cells: int) -> None:
+        self.cells, self.begin = cells, time.monotonic()
+        self.at_first: int | None = None
+        self.before: int | None = None
+
+    def look(self, missing: int) -> str:
+        """Return a line where cells have been done since the last look; else nothing."""
+        self.at_first = missing if self.at_first is None else self.at_first
+        before, self.before = self.before, missing
+        if before is None or missing >= before:
+            return ""
+        left = (time.monotonic() - self.begin) / max(self.at_first - missing, 1) * missing
+        return f"{self.cells - missing} of {self.cells} cells done, about {timedelta(seconds=round(left))} left"
 
 
 def _result(work: Callable[[], Result]) -> Result:

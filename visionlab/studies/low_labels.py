@@ -11,12 +11,13 @@ from rich.table import Table
 
 from visionlab.config.load import load
 from visionlab.eval.interval import Interval
-from visionlab.eval.over_seeds import Result, best_arm, count, finished
+from visionlab.eval.over_seeds import Result, both_finished, count, finished
 from visionlab.eval.records import last_scores
 from visionlab.files import write_text
 from visionlab.resume import essential_settings
 from visionlab.run import execute
 from visionlab.studies.cells import Cell, CellStore, Job
+from visionlab.studies.tuning import rate_cell, tune
 
 ARMS = ("pretrained", "random")
 METRICS = ("AP", "AP50")
@@ -53,19 +54,16 @@ def low_label_study(
         ValueError: a seed both tunes and is reported, ``out`` holds results of other configs, or an arm diverges at
             every rate.
     """
-    if set(tuning_seeds) & set(seeds):
-        raise ValueError(f"expected tuning seeds that are not reported, got {sorted(set(tuning_seeds) & set(seeds))}")
     study = _Study(pretrain, detect, out)
-    tried = study.scores([(arm, rate) for arm in ARMS for rate in rates], tuning_seeds)
-    tuning = {arm: {rate: tried[arm, rate] for rate in rates} for arm in ARMS}
-    best = {arm: _best_rate(arm, tuning[arm]) for arm in ARMS}
-    reported = {arm: cells for (arm, _), cells in study.scores(list(best.items()), seeds).items()}
-
-    pairs = [pair for pair in zip(*(reported[arm] for arm in ARMS), strict=True) if len(finished(pair)) == len(ARMS)]
-    gains = [{metric: pretrained[metric] - random[metric] for metric in METRICS} for pretrained, random in pairs]
+    tuned = tune(study.cells, study.job, ARMS, rates=rates, tuning_seeds=tuning_seeds, seeds=seeds)
+    best, reported = tuned.rates, tuned.reported
+    gains = [
+        {metric: pretrained[metric] - random[metric] for metric in METRICS}
+        for pretrained, random in both_finished(*(reported[arm] for arm in ARMS))
+    ]
     result: dict = {
         "seeds": list(seeds),
-        "tuning": {arm: {rate: [cell.get("AP") for cell in tuning[arm][rate]] for rate in rates} for arm in ARMS},
+        "tuning": tuned.to_json(),
         "learning_rate": best,
         "cells": reported,
     }
@@ -83,13 +81,6 @@ def low_label_study(
     return path
 
 
-def _best_rate(arm: str, tuning: dict[float, list[Result]]) -> float:
-    try:
-        return best_arm(tuning, "AP")
-    except ValueError as error:
-        raise ValueError(f"rates of the arm {arm}: {error}; try smaller ones") from error
-
-
 class _Study:
     """The runs of a study: which there are, and how each is done."""
 
@@ -98,19 +89,14 @@ class _Study:
         protocol = {"pretrain": essential_settings(load(pretrain)), "detect": essential_settings(load(detect))}
         self.cells = CellStore(out / "cells", protocol)
 
-    def scores(self, arms: Sequence[tuple[str, float]], seeds: Sequence[int]) -> dict[tuple[str, float], list[Result]]:
-        """Return AP and AP50 of every arm with its learning rate, one result for each seed."""
-        jobs = {arm: [self._job(*arm, seed) for seed in seeds] for arm in arms}
-        results = self.cells.fill([job for row in jobs.values() for job in row])
-        return {arm: [results[job.cell] for job in row] for arm, row in jobs.items()}
-
-    def _job(self, arm: str, rate: float, seed: int) -> Job:
+    def job(self, arm: str, rate: float, seed: int) -> Job:
+        """Return how AP and AP50 of an arm are found with a learning rate and a seed."""
         needs: tuple[Job, ...] = ()
         changes = ["weights=null"]
         if arm == "pretrained":
             backbone = self.out / "backbones" / f"seed{seed}.safetensors"
             needs, changes = (self._pretraining(seed, backbone),), [f"weights={backbone}"]
-        cell = Cell(f"{arm}-lr{rate:g}", seed)
+        cell = rate_cell(arm, rate, seed)
         folder = self.out / "runs" / str(cell)
         run = load(self.detect, [*self._seeded(seed), f"optimizer.lr={rate}", f"out={folder}", *changes])
         return Job(cell, lambda: last_scores(execute(run)), needs, folder)
