@@ -48,6 +48,8 @@ def runs(monkeypatch) -> list:
         return folder
 
     monkeypatch.setattr(detector_family, "execute", execute)
+    nothing = {"image": lambda: None, "step": lambda: None}
+    monkeypatch.setattr(detector_family.Study, "_calls", lambda *_: nothing)
     return done
 
 
@@ -79,11 +81,10 @@ def test_each_detector_has_its_best_rate_and_is_compared_with_the_first(configs,
     assert other[1:3] == ["2 of 3, 1 diverged", "0.01"]
     assert other[5] == Interval.of(more).text()
     assert plain[6:8] == ["1.00x", "1.00x"]
-    assert all(float(each.removesuffix("x")) > 0 for each in other[6:8])
     numbers = json.loads((tmp_path / "out" / "study.json").read_text())
     assert numbers["learning_rate"] == {"plain": 0.1, "other": 0.01}
     assert numbers["cells"]["other"][2]["diverged"] == "the loss head/boxes is nan in step 7"
-    assert {row["median"] > 0 for row in numbers["cost"]["other"]["step"].values()} == {True}
+    assert set(numbers["cost"]["other"]) >= {"image", "step", "weights"}
 
     runs.clear()
     assert compare(monkeypatch, tmp_path / "out", *words) == 0
@@ -118,3 +119,6 @@ def test_it_trains_and_measures(configs, tmp_path, monkeypatch):
     assert compare(monkeypatch, tmp_path / "out", *configs, *GRID) == 0
     assert len(list((tmp_path / "out" / "detectors").iterdir())) == 10
     assert not any((tmp_path / "out" / "runs").iterdir())
+    [own, reference] = json.loads((tmp_path / "out" / "study.json").read_text())["cost"]["other"]["step"].values()
+    assert own["median"] > 0
+    assert reference["median"] > 0
