@@ -21,6 +21,7 @@ HOMONYMS = {
     "momentum": "of an optimizer; of MoCo's slow copy",
     "every": "steps between two checkpoints; steps between two rows of the log",
     "max_detections": "that a head gives; that an evaluation counts",
+    "gamma": "what a schedule multiplies the learning rate by; how far an offset moves a bin, in both papers",
 }
 
 

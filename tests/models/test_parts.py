@@ -33,7 +33,7 @@ SMALL_NECKS: dict[str, dict[str, Any]] = {
 def detector_with(head: str = "fast_rcnn", neck: str = "fpn", pool: str | None = None, **settings) -> TwoStageDetector:
     torch.manual_seed(0)
     small = SMALL_NECKS.get(neck, {"backbone": RESNET, "neck": {}})
-    of_pool = {"pool": {"name": pool}} if pool else {}
+    of_pool = {"pool": {"name": pool, "output_size": 4}} if pool else {}  # 4 * 4 divides the channels
     return build_detector(
         CLASSES,
         backbone=small["backbone"],

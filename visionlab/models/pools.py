@@ -5,76 +5,18 @@ A kind of pooling is a class and a row in ``POOLS``, from which heads choose: ``
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from visionlab.checks import check_above, check_at_least
 from visionlab.choices import OneOf
-from visionlab.ops.multi_scale_roi_align import assign_levels, multi_scale_roi_align
+from visionlab.models.deformable_pools import DeformablePSRoIPool, DeformableRoIPool
+from visionlab.models.pool import CANONICAL_LEVEL, Pool, PoolSettings, PositionSensitivePool, SamplingSettings
+from visionlab.ops.multi_scale_roi_align import multi_scale_roi_align
+from visionlab.ops.ps_roi_align import ps_roi_align
+from visionlab.ops.ps_roi_pool import ps_roi_pool
 from visionlab.ops.roi_pool import roi_pool
-from visionlab.settings import Settings, flat_settings
-
-CANONICAL_LEVEL = 4  # of stride 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolSettings(Settings):
-    """What a RoI is pooled to, and from where.
-
-    Args:
-        output_size: bins on each side of a pooled RoI.
-        canonical_size: a RoI of this side in pixels is pooled from stride 16, of twice the side from stride 32.
-    """
-
-    output_size: int = 7
-    canonical_size: float = 224.0
-
-    def __post_init__(self) -> None:
-        check_at_least(1, output_size=self.output_size)
-        check_above(0, canonical_size=self.canonical_size)
-
-
-class Pool(nn.Module, ABC):
-    """Pools RoIs from a pyramid of features.
-
-    A row of ``POOLS`` is called with ``channels`` and ``strides``, and with its settings.
-
-    Args:
-        channels: channels of every level.
-        strides: stride of each level in pixels, finest first, each twice the one before.
-        settings: what a RoI is pooled to.
-
-    Attributes:
-        channels: channels of a pooled RoI.
-    """
-
-    def __init__(self, channels: int, strides: list[int], settings: PoolSettings) -> None:
-        super().__init__()
-        if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-            raise ValueError(f"strides: expected each to be twice the one before, got {strides}")
-        self.channels = channels
-        self.scales = [1 / stride for stride in strides]
-        self.output_size, self.canonical_size = settings.output_size, settings.canonical_size
-
-    @abstractmethod
-    def forward(self, features: list[Tensor], rois: Tensor) -> Tensor:
-        """Pool each RoI from its level.
-
-        Args:
-            features: one ``(N, C, H, W)`` map per stride, finest first.
-            rois: ``(K, 5)``: index of the image in the batch, then the box in pixels.
-
-        Returns:
-            ``(K, channels, output_size, output_size)``.
-        """
-
-    def levels_of(self, rois: Tensor) -> Tensor:
-        """Return the level of the pyramid that each of ``(K, 5)`` RoIs is pooled from, ``(K,)`` int64."""
-        return assign_levels(rois[:, 1:], self.scales, self.canonical_size, CANONICAL_LEVEL)
+from visionlab.settings import flat_settings
 
 
 class RoIAlignPool(Pool):
@@ -85,7 +27,6 @@ class RoIAlignPool(Pool):
     Args:
         channels: channels of every level.
         strides: stride of each level in pixels, finest first, each twice the one before.
-        sampling_ratio: samples on each side of a bin; 0 adapts them to the RoI.
         aligned: shift the RoIs by half a location, as pixel centers ask for (detectron2 does, torchvision does not).
     """
 
@@ -96,12 +37,11 @@ class RoIAlignPool(Pool):
         strides: list[int],
         *,
         settings: PoolSettings = PoolSettings(),
-        sampling_ratio: int = 2,
+        sampling: SamplingSettings = SamplingSettings(),
         aligned: bool = False,
     ) -> None:
-        check_at_least(0, sampling_ratio=sampling_ratio)
         super().__init__(channels, strides, settings)
-        self.sampling_ratio, self.aligned = sampling_ratio, aligned
+        self.sampling_ratio, self.aligned = sampling.sampling_ratio, aligned
 
     def forward(self, features: list[Tensor], rois: Tensor) -> Tensor:
         """Pool each RoI; see ``Pool.forward``."""
@@ -133,14 +73,84 @@ class RoIMaxPool(Pool):
 
     def forward(self, features: list[Tensor], rois: Tensor) -> Tensor:
         """Pool each RoI; see ``Pool.forward``."""
-        levels = self.levels_of(rois)
-        rows = [torch.where(levels == level)[0] for level in range(len(self.scales))]
-        pooled = [
-            roi_pool(feature, rois[own], self.output_size, scale)
-            for feature, own, scale in zip(features, rows, self.scales, strict=True)
-        ]
-        return torch.cat(pooled)[torch.cat(rows).argsort()]
+        return self.by_level(self._pool, features, rois)
+
+    def _pool(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        return roi_pool(feature, rois, self.output_size, scale)
 
 
-POOLS: dict[str, type[Pool]] = {"roi_align": RoIAlignPool, "roi_pool": RoIMaxPool}
+class PSRoIMeanPool(PositionSensitivePool):
+    """Averages the whole pixels that a bin touches, each bin on maps of its own.
+
+    Source: Dai et al., R-FCN, 2016, arXiv:1605.06409.
+
+    Args:
+        channels: channels of every level, ``output_size`` squared times those of a pooled RoI.
+        strides: stride of each level in pixels, finest first, each twice the one before.
+        source_channels: of no effect, as bins stay; see ``PositionSensitivePool``.
+        sets: likewise.
+    """
+
+    @flat_settings
+    def __init__(
+        self,
+        channels: int,
+        strides: list[int],
+        source_channels: int | None = None,
+        sets: int = 1,
+        *,
+        settings: PoolSettings = PoolSettings(),
+    ) -> None:
+        super().__init__(channels, strides, settings)
+
+    def forward(self, features: list[Tensor], rois: Tensor, moves: Sequence[Tensor] = ()) -> Tensor:
+        """Pool each RoI; see ``PositionSensitivePool.forward``."""
+        return self.by_level(self._pool, features, rois)
+
+    def _pool(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        return ps_roi_pool(feature, rois, self.output_size, scale)
+
+
+class PSRoIAlignPool(PositionSensitivePool):
+    """Averages samples between pixels, each bin on maps of its own.
+
+    Source: Li et al., Light-Head R-CNN, 2017, arXiv:1711.07264.
+
+    Args:
+        channels: channels of every level, ``output_size`` squared times those of a pooled RoI.
+        strides: stride of each level in pixels, finest first, each twice the one before.
+        source_channels: of no effect, as bins stay; see ``PositionSensitivePool``.
+        sets: likewise.
+    """
+
+    @flat_settings
+    def __init__(
+        self,
+        channels: int,
+        strides: list[int],
+        source_channels: int | None = None,
+        sets: int = 1,
+        *,
+        settings: PoolSettings = PoolSettings(),
+        sampling: SamplingSettings = SamplingSettings(),
+    ) -> None:
+        super().__init__(channels, strides, settings)
+        self.sampling_ratio = sampling.sampling_ratio
+
+    def forward(self, features: list[Tensor], rois: Tensor, moves: Sequence[Tensor] = ()) -> Tensor:
+        """Pool each RoI; see ``PositionSensitivePool.forward``."""
+        return self.by_level(self._pool, features, rois)
+
+    def _pool(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        return ps_roi_align(feature, rois, self.output_size, scale, self.sampling_ratio)
+
+
+POOLS: dict[str, type[Pool]] = {
+    "roi_align": RoIAlignPool,
+    "roi_pool": RoIMaxPool,
+    "ps_roi_pool": PSRoIMeanPool,
+    "ps_roi_align": PSRoIAlignPool,
+    "deform_roi_pool": DeformableRoIPool,
+    "deform_ps_roi_pool": DeformablePSRoIPool,
+}
 POOL = OneOf(POOLS)
