@@ -260,11 +260,14 @@ def uneven_batch(seed: int) -> ImageBatch:
     return batch
 
 
-def train(norm: str) -> dict[str, Tensor]:
+RUNS = {"frozen": {"norm": "frozen"}, "train": {"norm": "train"}, "ohem": {"norm": "frozen", "ohem": True}}
+
+
+def train(**settings) -> dict[str, Tensor]:
     """Return losses, gradients and state of three steps, in double precision, on this process's share of each batch."""
     distributed.start(torch.device("cpu"))
     rank, share = distributed.rank(), BATCH // distributed.world_size()
-    task = DetectTask(make_detector(norm=norm).double())
+    task = DetectTask(make_detector(**settings).double())
     for layer in batch_norms(task):
         torch.nn.init.uniform_(layer.weight, 0.5, 1.5)  # a fresh network has blocks that are scaled by 0
     replica = distributed.replicate(task, torch.device("cpu")).train()
@@ -287,13 +290,14 @@ def train(norm: str) -> dict[str, Tensor]:
 @pytest.mark.slow
 def test_two_processes_with_half_of_each_batch_are_one_with_all(tmp_path):
     two = launch(__file__, tmp_path)
-    one = train("frozen")
-    for name in LOSSES:
-        assert all(one[f"step {step}, loss {name}"] > 0 for step in range(STEPS))
-    for rank in range(2):
-        assert differences(one, two[rank]["frozen"]) == []
-    assert differences(train("train"), two[0]["train"])  # batch statistics of a process are its own
+    for run in ("frozen", "ohem"):
+        one = train(**RUNS[run])
+        for name in LOSSES:
+            assert all(one[f"step {step}, loss {name}"] > 0 for step in range(STEPS))
+        for rank in range(2):
+            assert differences(one, two[rank][run]) == []
+    assert differences(train(**RUNS["train"]), two[0]["train"])  # batch statistics of a process are its own
 
 
 if __name__ == "__main__":
-    save({norm: train(norm) for norm in ("frozen", "train")})
+    save({run: train(**settings) for run, settings in RUNS.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -50,23 +51,27 @@ def decode_boxes(offsets: Tensor, references: Tensor, weights: Sequence[float]) 
     return torch.cat((center - half, center + half), dim=-1)
 
 
-def box_loss(offsets: Tensor, targets: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """Return the summed smooth L1 loss of the offsets that ``mask`` selects.
+def box_loss(
+    offsets: Tensor, targets: Tensor, mask: Tensor, beta: float, *, reduction: Literal["sum", "none"] = "sum"
+) -> Tensor:
+    """Return the smooth L1 loss of the offsets that ``mask`` selects.
 
     Args:
         offsets: ``(..., 4)`` predicted.
         targets: ``(..., 4)`` as ``encode_boxes`` returns them; may be anything, even NaN, where the mask is False.
         mask: ``(...)`` bool, the positives.
         beta: the distance at which the loss turns from square to linear; 0 is plain L1.
+        reduction: whether to add up.
 
     Returns:
-        A scalar; 0 with gradient 0 when nothing is selected.
+        A scalar, 0 with gradient 0 when nothing is selected; or ``(..., 4)``, 0 where the mask is False.
 
     Source: Girshick, Fast R-CNN, 2015, arXiv:1504.08083, eq. 3.
     """
     targets = torch.where(mask[..., None], targets, 0)
     loss = F.smooth_l1_loss(offsets, targets, reduction="none", beta=beta)
-    return (loss * mask[..., None]).sum()
+    loss = loss * mask[..., None]
+    return loss.sum() if reduction == "sum" else loss
 
 
 def _scale(offsets: Tensor, factors: Sequence[float]) -> Tensor:

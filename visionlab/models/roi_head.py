@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from visionlab import distributed
 from visionlab.checks import check_above, check_at_least, check_in
-from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
+from visionlab.models.box_coding import decode_boxes
+from visionlab.models.box_losses import compare_boxes
+from visionlab.models.evaluation import evaluating
 from visionlab.models.matching import (
     BalancedSampler,
     CandidateSampler,
@@ -20,8 +22,9 @@ from visionlab.models.matching import (
     match_boxes,
     split_crowds,
 )
+from visionlab.models.ohem import all_candidates, hardest
 from visionlab.models.stage import StageSettings
-from visionlab.ops import batched_nms
+from visionlab.models.suppression import Nms, suppress
 from visionlab.ops.boxes import clip_boxes_to_image
 from visionlab.precision import upcast
 from visionlab.seeding import derive_seed
@@ -38,20 +41,40 @@ class HeadSettings(StageSettings):
     Args:
         class_agnostic: all classes share one box, instead of one of their own for each.
         box_weights: factors of the box offsets ``dx, dy, dw, dh``.
+        ohem: the losses look at those ``samples_per_image`` of all proposals whose losses are the largest, whatever
+            share of them is positive, instead of at a random choice.
+        ohem_nms_threshold: of two proposals with a higher IoU, only the one with the larger loss is looked at.
         score_threshold: detections must score more.
+        nms: what becomes of a box that overlaps a better one of its class: ``hard`` leaves it out, ``soft_linear`` and
+            ``soft_gaussian`` lower its score (Bodla et al. 2017, arXiv:1704.04503), the latter without a threshold.
+        nms_sigma: width of ``soft_gaussian``; the larger, the less scores are lowered.
         max_detections: best detections of an image that stay.
     """
 
     class_agnostic: bool = False
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    ohem: bool = False
+    ohem_nms_threshold: float = 0.7
     score_threshold: float = 0.05
+    nms: Nms = "hard"
+    nms_sigma: float = 0.5
     max_detections: int = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_above(0, box_weights=self.box_weights)
+        check_in("[0, 1]", ohem_nms_threshold=self.ohem_nms_threshold)
         check_in("[0, 1)", score_threshold=self.score_threshold)
+        check_above(0, nms_sigma=self.nms_sigma)
         check_at_least(1, max_detections=self.max_detections)
+        if self.ohem:
+            self._refuse_without_effect("positive_fraction", "with ohem, which takes the hardest of all")
+        else:
+            self._refuse_without_effect("ohem_nms_threshold", "without ohem")
+        if self.nms == "soft_gaussian":
+            self._refuse_without_effect("nms_threshold", "with nms soft_gaussian, which has no threshold")
+        else:
+            self._refuse_without_effect("nms_sigma", f"with nms {self.nms}")
 
 
 class RoIHead(nn.Module, ABC):
@@ -71,7 +94,8 @@ class RoIHead(nn.Module, ABC):
 
     Attributes:
         box_sets: how many boxes are predicted of a RoI: 1 if classes share it, else ``num_classes``.
-        sampler: what chooses the RoIs that the losses look at; any ``CandidateSampler`` may take its place.
+        sampler: what chooses the RoIs that the losses look at, or that ``ohem`` keeps the hardest of; any
+            ``CandidateSampler`` may take its place.
     """
 
     @flat_settings
@@ -83,7 +107,9 @@ class RoIHead(nn.Module, ABC):
         self.channels, self.strides, self.num_classes = channels, list(strides), num_classes
         self.settings = settings
         self.box_sets = 1 if settings.class_agnostic else num_classes
-        self.sampler: CandidateSampler = BalancedSampler(settings.samples_per_image, settings.positive_fraction)
+        self.sampler: CandidateSampler = (
+            all_candidates if settings.ohem else BalancedSampler(settings.samples_per_image, settings.positive_fraction)
+        )
 
     @abstractmethod
     def class_blocks(self) -> dict[str, int]:
@@ -141,9 +167,14 @@ class RoIHead(nn.Module, ABC):
         Returns:
             ``classes`` and ``boxes``, scalars.
         """
+        maps = self.maps(features)
         images, rois = self.sample(proposals, batch)
-        scores, offsets = self.predict(self.hidden(self.maps(features), rois))
-        return self._compare(upcast(scores), upcast(offsets), rois, images)
+        if self.settings.ohem:
+            images, rois = self._hardest(maps, images, rois)
+        chosen = torch.cat([image.chosen for image in images])
+        count = distributed.average(chosen.sum(dtype=torch.float32)).clamp(min=1)
+        classes, boxes = self._compare(maps, images, rois)
+        return {"classes": (classes * chosen).sum() / count, "boxes": boxes.sum() / count}
 
     def detect(self, features: list[Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]) -> list[Detections]:
         """Turn proposals into detections.
@@ -156,9 +187,19 @@ class RoIHead(nn.Module, ABC):
         Returns:
             One ``Detections`` per image, inside the image, in pixels of the batch.
         """
+        return [self.suppress(found) for found in self.candidates(features, proposals, sizes)]
+
+    def candidates(
+        self, features: list[Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]
+    ) -> list[Detections]:
+        """Return what ``suppress`` makes detections of; takes what ``detect`` takes.
+
+        Returns:
+            One ``Detections`` per image, in no order: each class of each proposal that scores enough.
+        """
         rois = to_rois(proposals)
         scores, offsets = self.predict(self.hidden(self.maps(features), rois))
-        return self.select(upcast(scores), upcast(offsets), rois, sizes)
+        return self.decode(upcast(scores), upcast(offsets), rois, sizes)
 
     @torch.no_grad()
     def sample(self, proposals: list[Tensor], batch: ImageBatch) -> tuple[list[Samples], Tensor]:
@@ -183,25 +224,37 @@ class RoIHead(nn.Module, ABC):
             boxes.append(candidates[images[-1].rows])
         return images, to_rois(boxes)
 
-    def _compare(self, scores: Tensor, offsets: Tensor, rois: Tensor, images: list[Samples]) -> dict[str, Tensor]:
-        """Return the losses of ``(K, classes + 1)`` scores and ``(K, box_sets, 4)`` offsets."""
-        chosen = torch.cat([image.chosen for image in images])
+    @torch.no_grad()
+    def _hardest(self, maps: list[Tensor], images: list[Samples], rois: Tensor) -> tuple[list[Samples], Tensor]:
+        """Return the samples that the head is worst at, and their ``(K, 5)`` RoIs."""
+        with evaluating(self):  # a look that leaves no trace in BatchNorm's statistics
+            classes, boxes = self._compare(maps, images, rois)
+        if torch.is_autocast_enabled(rois.device.type):
+            torch.clear_autocast_cache()  # the weights narrowed here have no gradient
+        count, nms_threshold = self.settings.samples_per_image, self.settings.ohem_nms_threshold
+        return hardest(images, rois, classes + boxes.sum(dim=1), count, nms_threshold)
+
+    def _compare(self, maps: list[Tensor], images: list[Samples], rois: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ``(K,)`` losses of classes and the ``(K, 4 or 1)`` losses of boxes, 0 where not positive."""
         positive = torch.cat([image.positive for image in images])
         boxes = torch.cat([image.boxes for image in images])
         labels = torch.cat([image.labels for image in images])
-
+        scores, offsets = map(upcast, self.predict(self.hidden(maps, rois)))
         own_offsets = offsets[torch.arange(len(labels), device=labels.device), labels.clamp(0, offsets.shape[1] - 1)]
-        targets = encode_boxes(boxes, rois[:, 1:], self.settings.box_weights)
         classes = F.cross_entropy(scores, torch.where(positive, labels, self.num_classes), reduction="none")
-        count = distributed.average(chosen.sum(dtype=torch.float32)).clamp(min=1)
-        return {
-            "classes": (classes * chosen).sum() / count,
-            "boxes": box_loss(own_offsets, targets, positive, self.settings.smooth_l1_beta) / count,
-        }
+        return classes, compare_boxes(
+            self.settings.box_loss,
+            own_offsets,
+            rois[:, 1:],
+            boxes,
+            positive,
+            weights=self.settings.box_weights,
+            beta=self.settings.smooth_l1_beta,
+        )
 
     @torch.no_grad()
-    def select(self, scores: Tensor, offsets: Tensor, rois: Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:
-        """Keep the predictions that are detections: those that score enough, and of alike ones the best.
+    def decode(self, scores: Tensor, offsets: Tensor, rois: Tensor, sizes: list[tuple[int, int]]) -> list[Detections]:
+        """Return the boxes of the predictions that score enough.
 
         Args:
             scores: ``(K, num_classes + 1)`` before the softmax.
@@ -210,7 +263,7 @@ class RoIHead(nn.Module, ABC):
             sizes: height and width of each image in pixels, without padding.
 
         Returns:
-            One ``Detections`` per image, inside the image, without gradient.
+            One ``Detections`` per image, inside the image, in no order, without gradient.
         """
         scores = scores.softmax(dim=1)[:, : self.num_classes]
         # A score that is NaN is not above the threshold.
@@ -223,13 +276,31 @@ class RoIHead(nn.Module, ABC):
             clipped = clip_boxes_to_image(boxes, size)
             usable = (image_of_row == i) & (clipped[:, 2:] - clipped[:, :2] >= MIN_DETECTION_SIDE).all(dim=1)
             own = usable.nonzero().squeeze(1)
-            kept = own[
-                batched_nms(clipped[own], scores[own], labels[own], self.settings.nms_threshold)[
-                    : self.settings.max_detections
-                ]
-            ]
-            detections.append(Detections(clipped[kept], scores[kept], labels[kept]))
+            detections.append(Detections(clipped[own], scores[own], labels[own]))
         return detections
+
+    @torch.no_grad()
+    def suppress(self, candidates: Detections) -> Detections:
+        """Keep of alike candidates of one image the best, and of those the ``max_detections`` best.
+
+        Args:
+            candidates: in any order.
+
+        Returns:
+            The detections, best first.
+        """
+        settings = self.settings
+        kept, scores = suppress(
+            settings.nms,
+            candidates.boxes,
+            candidates.scores,
+            candidates.labels,
+            iou_threshold=settings.nms_threshold,
+            sigma=settings.nms_sigma,
+            score_threshold=settings.score_threshold,
+        )
+        kept, scores = kept[: settings.max_detections], scores[: settings.max_detections]
+        return Detections(candidates.boxes[kept], scores, candidates.labels[kept])
 
 
 def to_rois(boxes: list[Tensor]) -> Tensor:

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from visionlab import distributed
 from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.models.anchors import cell_anchors, grid_anchors
-from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
+from visionlab.models.box_coding import decode_boxes
+from visionlab.models.box_losses import compare_boxes
 from visionlab.models.matching import BalancedSampler, CandidateSampler, draw_samples, match_boxes, split_crowds
 from visionlab.models.stage import StageSettings
 from visionlab.ops import batched_nms
@@ -212,11 +213,20 @@ class RPN(nn.Module):
         positive = torch.cat([image.positive for image in images])
         scores = torch.cat([score[image.rows] for score, image in zip(scores, images, strict=True)])
         offsets = torch.cat([offset[image.rows] for offset, image in zip(offsets, images, strict=True)])
-        targets = torch.cat([encode_boxes(image.boxes, anchors[image.rows], UNIT_WEIGHTS) for image in images])
+        references = torch.cat([anchors[image.rows] for image in images])
+        boxes = compare_boxes(
+            self.stage.box_loss,
+            offsets,
+            references,
+            torch.cat([image.boxes for image in images]),
+            positive,
+            weights=UNIT_WEIGHTS,
+            beta=self.stage.smooth_l1_beta,
+        )
 
         count = distributed.average(chosen.sum(dtype=torch.float32)).clamp(min=1)
         objectness = F.binary_cross_entropy_with_logits(scores, positive.to(scores.dtype), reduction="none")
         return {
             "objectness": (objectness * chosen).sum() / count,
-            "boxes": box_loss(offsets, targets, positive, self.stage.smooth_l1_beta) / count,
+            "boxes": boxes.sum() / count,
         }

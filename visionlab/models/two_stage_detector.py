@@ -78,9 +78,9 @@ class TwoStageDetector(nn.Module):
             Four scalars, each finite and with a gradient for every trained parameter even where no image has an object:
 
             - ``rpn/objectness``: binary cross-entropy of the sampled anchors;
-            - ``rpn/boxes``: smooth L1 of the positive anchors' offsets;
+            - ``rpn/boxes``: the ``box_loss`` of the positive anchors;
             - ``head/classes``: cross-entropy of the sampled RoIs;
-            - ``head/boxes``: smooth L1 of the positive RoIs' offsets.
+            - ``head/boxes``: the ``box_loss`` of the positive RoIs.
 
         Raises:
             ValueError: an image has no target or no seed.
