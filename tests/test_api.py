@@ -62,6 +62,7 @@ NAMES = {
     "visionlab.train.momentum": "MomentumCopy",
     "visionlab.eval.coco_map": "CocoMetrics coco_metrics",
     "visionlab.eval.detection": "DetectionEvaluator to_results",
+    "visionlab.eval.voc_ap": "VocMetrics voc_metrics",
     "visionlab.eval.interval": "Interval",
     "visionlab.eval.over_seeds": "best_arm count finished",
     "visionlab.eval.probe": "Features extract knn_predictions linear_predictions pool_levels probe",

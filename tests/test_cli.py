@@ -161,6 +161,18 @@ def test_evaluate_measures_what_the_run_measured(trained, tmp_path, capsys):
     assert all(name in printed for name in ("AP50", *measured["per_class"]))
 
 
+def test_evaluate_by_vocs_metrics(trained, tmp_path, capsys):
+    weights = f"weights={trained / 'detect' / 'detector.safetensors'}"
+    changes = (weights, f"out={tmp_path}", "evaluate.metrics=voc07")
+    assert visionlab("evaluate", trained / "detect.yaml", *changes) == 0
+    printed = capsys.readouterr().out
+    measured = json.loads((tmp_path / "evaluate" / "eval" / "step_00000000.json").read_text())
+    assert measured["form"] == "voc07"
+    [(name, value)] = measured["metrics"].items()
+    assert name == "mAP"
+    assert all(text in printed for text in (name, f"{100 * value:.2f}", *measured["per_class"]))
+
+
 def test_evaluate_refuses(trained, tmp_path, capsys):
     config = trained / "detect.yaml"
     assert "expected detector=FILE" in refused(capsys, "evaluate", config)

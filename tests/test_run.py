@@ -114,17 +114,19 @@ def test_a_finished_run_is_left_as_it_is(folder, in_memory, capsys):
             assert path.read_bytes() == content, path
 
 
-def test_the_best_detector_is_kept(tmp_path, no_report, monkeypatch):
+@pytest.mark.parametrize(("metrics", "name"), [("coco", "AP"), ("voc07", "mAP")])
+def test_the_best_detector_is_kept(metrics, name, tmp_path, no_report, monkeypatch):
     """The second of three evaluations is the best; the file holds the weights of that step."""
     states = []
 
     def measure(run, detector, *_):
         states.append({name: value.clone() for name, value in detector.state_dict().items()})
-        scores = {"AP": [0.1, 0.3, 0.2][len(states) - 1], "AP50": None}
+        scores = {name: [0.1, 0.3, 0.2][len(states) - 1], "AP50": None}
         return type("Metrics", (), {"summary": lambda self: scores})()
 
     monkeypatch.setattr(run, "_measure", measure)
-    assert visionlab("train", write_config(tmp_path, DETECT), "train.evaluate_every=1") == 0
+    config = write_config(tmp_path, DETECT)
+    assert visionlab("train", config, "train.evaluate_every=1", f"evaluate.metrics={metrics}") == 0
     description, kept = read_file(tmp_path / "detect" / "detector.safetensors")
     assert json.loads(description["provenance"])["steps"] == 2
     assert all(torch.equal(kept[name], value) for name, value in states[1].items())

@@ -19,7 +19,7 @@ from visionlab.data.identity import common_folder, identify
 from visionlab.data.labelled import LabelledData
 from visionlab.data.problems import Problem, digest
 from visionlab.data.transforms import EvaluationResize
-from visionlab.eval.coco_map import CocoMetrics
+from visionlab.eval.detection import Metrics, headline
 from visionlab.eval.drawing import draw_views, save_jpeg
 from visionlab.eval.report import write_report
 from visionlab.files import write_text
@@ -120,11 +120,12 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
     if data.val:
         _tell("validation data", data.val.problems)
     task = DetectTask(detector)
+    best_metric = headline(run.evaluate.metrics)
 
     def evaluate(step: int) -> dict[str, float]:
         summary = _measure(run, detector, data, folder, step, device).summary()
         # Without any object to find there is no AP, but something must be best.
-        return {"AP": 0.0} | {name: value for name, value in summary.items() if value is not None}
+        return {best_metric: 0.0} | {name: value for name, value in summary.items() if value is not None}
 
     def save(step: int) -> None:
         save_detector(detector, folder / "detector.safetensors", provenance={**detector.provenance, "steps": step})
@@ -140,6 +141,7 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
         checkpoints,
         device,
         evaluate=evaluate if data.val else None,
+        best_metric=best_metric,
         save_best=save if data.val else None,
         seed=run.seed,
         **run.train.arguments(),
@@ -154,7 +156,7 @@ def _detect(run: Detect, folder: Path, device: torch.device) -> None:
 
 def _measure(
     run: Detect, detector: TwoStageDetector, data: LabelledData, folder: Path, step: int, device: torch.device
-) -> CocoMetrics:
+) -> Metrics:
     """Evaluate a detector, and write its metrics, results and pictures."""
     evaluator = build.evaluator(run, data)
     resize = EvaluationResize(**detector.provenance["resize"])
@@ -170,7 +172,7 @@ def _measure(
     return metrics
 
 
-def evaluate(run: Pretrain | Detect) -> CocoMetrics:
+def evaluate(run: Pretrain | Detect) -> Metrics:
     """Measure a detector on the validation images of a config; write into the run folder.
 
     Args:

@@ -77,6 +77,8 @@ def faults(tmp_path, monkeypatch):
         "data.limit=0",
         "evaluate.max_detections=0",
         "evaluate.max_detections=10",
+        "evaluate={metrics: voc07, max_detections: 200}",
+        "evaluate={metrics: voc12, backend: auto}",
         "head.canonical_size=0",
         "head.box_weights=[1, 1, 0, 1]",
         "head.fc_channels=0",

@@ -13,6 +13,7 @@ from PIL import Image
 
 from visionlab.eval.coco_map import coco_metrics
 from visionlab.eval.drawing import draw_comparison, draw_views, save_jpeg
+from visionlab.eval.voc_ap import voc_metrics
 from visionlab.structures import Detections, Target, ViewBatch
 
 CONFIG = """\
@@ -211,3 +212,13 @@ def weak_run(runs, tmp_path):
 @pytest.fixture
 def pretrain_run(runs, tmp_path):
     return shutil.copytree(runs / "pretrain_run", tmp_path / "pretrain_run")
+
+
+@pytest.fixture
+def voc_run(generated_run):
+    """The run, had it been measured by VOC's metrics."""
+    for path in generated_run.glob("eval/step_*_results.json"):
+        metrics = voc_metrics(generated_truth(), json.loads(path.read_text()), form="voc07")
+        evaluation = {"step": int(path.stem.split("_")[1]), **metrics.to_json()}
+        path.with_name(path.name.replace("_results", "")).write_text(json.dumps(evaluation))
+    return generated_run

@@ -1,10 +1,12 @@
 """Detections to COCO rows, over images and processes."""
 
+import json
+
 import pytest
 import torch
 
 from visionlab import distributed
-from visionlab.eval.detection import DetectionEvaluator, to_results
+from visionlab.eval.detection import DetectionEvaluator, headline, metrics_from_json, to_results
 from visionlab.structures import Detections, ImageBatch
 
 
@@ -59,13 +61,15 @@ def test_an_image_counts_once():
         evaluator.add(batch([1]), [detections([], [])])
 
 
-def test_processes_are_put_together(monkeypatch):
-    here, there = DetectionEvaluator(TRUTH, [10, 20]), DetectionEvaluator(TRUTH, [10, 20])
+@pytest.mark.parametrize("metrics", ["coco", "voc07", "voc12"])
+def test_processes_are_put_together(metrics, monkeypatch):
+    here, there = (DetectionEvaluator(TRUTH, [10, 20], metrics=metrics) for _ in range(2))
     here.add(batch([5]), [detections([[0, 0, 60, 50]], [0])])
     there.add(batch([1]), [detections([[10, 10, 30, 30]], [1])])
     monkeypatch.setattr(distributed, "gather_objects", lambda value: [value, there._rows])
     assert [row["image_id"] for row in here.results()] == [1, 5]
-    assert pytest.approx(1, abs=1e-9) == here.metrics().AP
+    measured = here.metrics()
+    assert pytest.approx(1, abs=1e-9) == getattr(measured, measured.headline)
     there.add(batch([5]), [detections([], [])])
     with pytest.raises(ValueError, match="image 5 came from two"):
         here.results()
@@ -74,3 +78,20 @@ def test_processes_are_put_together(monkeypatch):
 def test_too_few_detections_to_measure_are_refused():
     with pytest.raises(ValueError, match="max_detections: expected more than 10, got 10"):
         DetectionEvaluator(TRUTH, [10, 20], max_detections=10)
+
+
+@pytest.mark.parametrize("metrics", ["voc07", "voc12"])
+def test_what_is_only_cocos_is_refused_beside_vocs(metrics):
+    with pytest.raises(ValueError, match=f"max_detections: no effect beside metrics: {metrics}"):
+        DetectionEvaluator(TRUTH, [10, 20], metrics=metrics, max_detections=200)
+    with pytest.raises(ValueError, match=f"backend: no effect beside metrics: {metrics}"):
+        DetectionEvaluator(TRUTH, [10, 20], metrics=metrics, backend="faster-coco-eval")
+
+
+def test_metrics_read_their_own_json():
+    for metrics in ("coco", "voc07", "voc12"):
+        evaluator = DetectionEvaluator(TRUTH, [10, 20], metrics=metrics)
+        evaluator.add(batch([1]), [detections([[10, 10, 30, 30]], [1])])
+        measured = evaluator.metrics()
+        assert metrics_from_json(json.loads(json.dumps({"step": 3, **measured.to_json()}))) == measured
+        assert measured.headline == headline(metrics) in measured.summary()

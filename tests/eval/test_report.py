@@ -101,6 +101,26 @@ def test_last_and_best_stand_apart(generated_run):
     assert "100.0" in page.text
 
 
+def test_a_run_measured_by_vocs_metrics(voc_run):
+    page = Page(write_report(voc_run))
+    for text in ("mAP, IoU 0.50", "Pascal VOC average precision at IoU 0.50 (VOC2007: 11 recalls;", "AP over training"):
+        assert text in page.text
+    assert "COCO" not in page.text
+    assert "AP, IoU 0.75" not in page.text
+    report = json.loads((voc_run / "report.json").read_text())
+    assert list(report["evaluation"]["metrics"]) == ["mAP"]
+    best = max(report["evaluations"], key=lambda step: report["evaluations"][step]["mAP"])
+    assert report["best"]["step"] == int(best)
+    assert f"{100 * report['evaluation']['metrics']['mAP']:.1f}mAP" in re.sub(r"\s", "", page.text)
+
+
+def test_runs_of_different_metrics_side_by_side(voc_run, weak_run, tmp_path):
+    page = Page(write_side_by_side({"voc": voc_run, "coco": weak_run}, tmp_path / "page.html"))
+    assert "11 recalls" in page.text
+    assert "COCO box metrics" in page.text
+    assert re.search(r"mAP, IoU 0\.50\s*\d+\.\d\s*–\s*–", page.text)
+
+
 def test_pretraining_report(pretrain_run):
     path = write_report(pretrain_run)
     assert_self_contained(path)

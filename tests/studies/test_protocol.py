@@ -76,6 +76,12 @@ def test_a_detector_is_built_on_the_layers_of_the_encoder(method, detect):
     assert (changed.seed, changed.weights) == (3, "x.safetensors")
 
 
+def test_a_detector_that_is_not_measured_by_cocos_metrics_is_refused(method, detect):
+    path = detect({}, evaluate={"metrics": "voc12"})
+    with pytest.raises(ValueError, match=r"evaluate\.metrics: expected coco, which studies compare by, got voc12"):
+        detector_run(path, backbone_of(method()))
+
+
 def test_batch_norm_does_what_the_detector_says(method, detect):
     frozen, group = detect({"norm": "frozen"}), {"norm": "group"}
     assert detector_run(frozen, backbone_of(method())).backbone.norm == "frozen"

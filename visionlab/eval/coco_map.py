@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from visionlab.checks import check_above
+from visionlab.eval.result_rows import class_names, clean_annotations, clean_results
 
 Backend = Literal["auto", "pycocotools", "faster-coco-eval"]
 Metric = float | None
@@ -45,6 +45,9 @@ class CocoMetrics:
         detections: how many detections were given.
         max_detections: how many detections per image and class count, best first.
     """
+
+    headline: ClassVar[str] = "AP"
+    what: ClassVar[str] = "COCO box metrics"
 
     AP: Metric = None
     AP50: Metric = None
@@ -111,9 +114,9 @@ def coco_metrics(
         ValueError: for results that do not fit the ground truth, and for boxes that are not numbers.
     """
     check_above(10, max_detections=max_detections)
-    names = _class_names(ground_truth)
-    annotations = _clean_annotations(ground_truth, names)
-    rows = _clean_results(results, {image["id"] for image in ground_truth["images"]}, names)
+    names = class_names(ground_truth)
+    annotations = clean_annotations(ground_truth, names)
+    rows = clean_results(results, {image["id"] for image in ground_truth["images"]}, names)
     metrics = CocoMetrics(
         per_class=dict.fromkeys(names.values()),
         recall=RECALLS.tolist(),
@@ -130,55 +133,6 @@ def coco_metrics(
         )
         _summarize(metrics, precision, recall, names)
     return metrics
-
-
-def _class_names(ground_truth: dict[str, Any]) -> dict[int, str]:
-    """Return category id -> name in the order of ids, which is the order of COCO's arrays."""
-    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
-    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
-    if len(set(names.values())) < len(categories):
-        raise ValueError(f"categories must have distinct ids and names, got {[c.get('name') for c in categories]}")
-    return names
-
-
-def _clean_annotations(ground_truth: dict[str, Any], names: dict[int, str]) -> list[dict[str, Any]]:
-    """Copy what the metrics need; ids are new, since COCO's tools take an object with id 0 for one not found."""
-    images = {image["id"] for image in ground_truth["images"]}
-    rows: list[dict[str, Any]] = []
-    for annotation in ground_truth.get("annotations", []):
-        if annotation["image_id"] not in images or annotation["category_id"] not in names:
-            continue
-        box = _box(annotation, f"annotation {annotation.get('id')}")
-        area = annotation.get("area")
-        area = float(box[2] * box[3] if area in (None, "") else area)
-        crowd = int(annotation.get("iscrowd") in (1, "1"))  # True is 1, and what is not said is no
-        rows.append(_row(annotation, box, id=len(rows) + 1, area=area, iscrowd=crowd))
-    return rows
-
-
-def _clean_results(results: list[dict[str, Any]], images: set[int], names: dict[int, str]) -> list[dict[str, Any]]:
-    rows = []
-    for index, result in enumerate(results):
-        for key, known in (("image_id", images), ("category_id", names)):
-            if result[key] not in known:
-                raise ValueError(f"result {index} must have a {key} of the ground truth, got {result[key]!r}")
-        box = _box(result, f"result {index}")
-        score = float(result["score"])
-        if math.isnan(score):
-            raise ValueError(f"result {index} must have a score that is a number, got {score}")
-        rows.append(_row(result, box, id=index + 1, area=box[2] * box[3], iscrowd=0, score=score))
-    return rows
-
-
-def _box(row: dict[str, Any], what: str) -> list[float]:
-    box = [float(value) for value in row["bbox"]]
-    if len(box) != 4 or not all(map(math.isfinite, box)):
-        raise ValueError(f"{what} must have a bbox of four finite numbers, got {box}")
-    return box
-
-
-def _row(source: dict[str, Any], box: list[float], **values: float) -> dict[str, Any]:
-    return {"image_id": source["image_id"], "category_id": source["category_id"], "bbox": box, **values}
 
 
 def _accumulate(

@@ -1,16 +1,30 @@
-"""From detections in a batch to COCO results of a whole dataset."""
+"""From detections in a batch to COCO results of a whole dataset, and what they are worth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from visionlab import distributed
 from visionlab.checks import check_above
 from visionlab.eval.coco_map import Backend, CocoMetrics, coco_metrics
+from visionlab.eval.voc_ap import VocMetrics, voc_metrics
 from visionlab.structures import Detections, ImageBatch
+
+Metrics = CocoMetrics | VocMetrics
+MetricsName = Literal["coco", "voc07", "voc12"]
+
+
+def headline(metrics: MetricsName) -> str:
+    """Return the number that decides which of several evaluations is best: COCO's ``AP``, or VOC's ``mAP``."""
+    return CocoMetrics.headline if metrics == "coco" else VocMetrics.headline
+
+
+def metrics_from_json(data: dict[str, Any]) -> Metrics:
+    """Return the metrics of an ``eval/step_*.json``; further keys, such as the step, are ignored."""
+    return VocMetrics.from_json(data) if "form" in data else CocoMetrics.from_json(data)
 
 
 def to_results(
@@ -45,8 +59,11 @@ class DetectionEvaluator:
     Args:
         ground_truth: the annotation file as a dict.
         category_ids: the category id of each label.
-        backend: which library computes the metrics.
-        max_detections: how many detections per image and class count, more than 10.
+        metrics: coco: AP over IoU 0.5 to 0.95, with AP50, AP75 and by size; objects that are difficult count as any
+            other | voc07: Pascal VOC's AP at IoU 0.5, mean over 11 recalls | voc12: the same, area below the curve;
+            VOC's pass difficult objects over.
+        backend: which library computes COCO's metrics.
+        max_detections: how many detections per image and class count in COCO's metrics, more than 10.
     """
 
     def __init__(
@@ -54,10 +71,16 @@ class DetectionEvaluator:
         ground_truth: dict[str, Any],
         category_ids: Sequence[int],
         *,
+        metrics: MetricsName = "coco",
         backend: Backend = "pycocotools",
         max_detections: int = 100,
     ) -> None:
         check_above(10, max_detections=max_detections)
+        if metrics != "coco" and backend != "pycocotools":
+            raise ValueError(f"backend: no effect beside metrics: {metrics}, which visionlab computes itself")
+        if metrics != "coco" and max_detections != 100:
+            raise ValueError(f"max_detections: no effect beside metrics: {metrics}, where all detections count")
+        self.kind: MetricsName = metrics
         self.ground_truth = ground_truth
         self.category_ids = list(category_ids)
         self.backend = backend
@@ -82,14 +105,16 @@ class DetectionEvaluator:
             rows |= part
         return [row for image_id in sorted(rows) for row in rows[image_id]]
 
-    def metrics(self, results: list[dict[str, Any]] | None = None) -> CocoMetrics:
+    def metrics(self, results: list[dict[str, Any]] | None = None) -> Metrics:
         """Return the metrics on every process; all processes must call it together.
 
         Args:
             results: what ``results`` returned, where it was called already.
         """
         results = self.results() if results is None else results
-        metrics = None
-        if distributed.is_main():
-            metrics = coco_metrics(self.ground_truth, results, backend=self.backend, max_detections=self.max_detections)
-        return distributed.broadcast(metrics)
+        return distributed.broadcast(self._computed(results) if distributed.is_main() else None)
+
+    def _computed(self, results: list[dict[str, Any]]) -> Metrics:
+        if self.kind != "coco":
+            return voc_metrics(self.ground_truth, results, form=self.kind)
+        return coco_metrics(self.ground_truth, results, backend=self.backend, max_detections=self.max_detections)

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from visionlab import __version__
-from visionlab.eval.coco_map import CocoMetrics
+from visionlab.eval.detection import Metrics
 from visionlab.eval.plots import Line, line_plot
 from visionlab.eval.records import RunRecord
 from visionlab.files import write_text
@@ -36,6 +36,7 @@ METRIC_TITLES = {
     "AR_small": "AR, small objects",
     "AR_medium": "AR, medium objects",
     "AR_large": "AR, large objects",
+    "mAP": "mAP, IoU 0.50",
 }
 
 
@@ -76,7 +77,7 @@ def embed_pictures(record: RunRecord, paths: Sequence[Path], *, max_width: int =
     return pictures
 
 
-def class_rows(metrics: Sequence[CocoMetrics | None]) -> list[tuple[str, list[float | None]]]:
+def class_rows(metrics: Sequence[Metrics | None]) -> list[tuple[str, list[float | None]]]:
     """Return (class, AP of each run) for the classes that have objects, best first."""
     names = dict.fromkeys(name for one in metrics if one for name in one.per_class)
     rows = [(name, [one.per_class.get(name) if one else None for one in metrics]) for name in names]

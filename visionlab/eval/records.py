@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from visionlab.eval.coco_map import CocoMetrics
+from visionlab.eval.detection import Metrics, metrics_from_json
 
 Series = tuple[list[float], list[float]]
 
@@ -35,7 +35,7 @@ class RunRecord:
     config: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    evaluations: dict[int, CocoMetrics] = field(default_factory=dict)
+    evaluations: dict[int, Metrics] = field(default_factory=dict)
     views: list[Path] = field(default_factory=list)
     validation: list[Path] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -68,11 +68,12 @@ class RunRecord:
 
     @property
     def best_step(self) -> int | None:
-        """The step of the evaluation with the highest AP."""
-        return max(self.evaluations, key=lambda step: self.evaluations[step].AP or 0.0, default=None)
+        """The step of the evaluation with the highest AP, or mAP where it is VOC's."""
+        scores = {step: getattr(metrics, metrics.headline) or 0.0 for step, metrics in self.evaluations.items()}
+        return max(scores, key=lambda step: scores[step], default=None)
 
     @property
-    def final(self) -> CocoMetrics | None:
+    def final(self) -> Metrics | None:
         """The metrics of the last evaluation."""
         return self.evaluations[max(self.evaluations)] if self.evaluations else None
 
@@ -86,9 +87,9 @@ class RunRecord:
         return [step for step, _ in points], [value for _, value in points]
 
     def evaluation_series(self, name: str) -> Series:
-        """Return the steps of the evaluations and one of COCO's metrics in percent, where it is defined."""
-        values = {step: getattr(metrics, name) for step, metrics in self.evaluations.items()}
-        values = {step: 100 * value for step, value in values.items() if value is not None}
+        """Return the steps of the evaluations and one of their metrics in percent, where it is defined."""
+        found = {step: metrics.summary().get(name) for step, metrics in self.evaluations.items()}
+        values = {step: 100 * value for step, value in found.items() if value is not None}
         return list(values), list(values.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunRecord:
 
 
 def last_scores(folder: Path) -> dict[str, float]:
-    """Return AP and AP50 of the last evaluation of a detector's run."""
+    """Return AP and AP50 of the last evaluation, by COCO's metrics, of a detector's run."""
     last = sorted(path for path in (folder / "eval").glob("step_*.json") if path.stem.count("_") == 1)[-1]
     metrics = json.loads(last.read_text())["metrics"]
     return {name: metrics[name] for name in ("AP", "AP50")}
@@ -183,7 +184,7 @@ def _read_evaluations(record: RunRecord) -> None:
         if data is None:
             continue
         try:
-            evaluations[int(data["step"])] = CocoMetrics.from_json(data)
+            evaluations[int(data["step"])] = metrics_from_json(data)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             record.notes.append(f"eval/{path.name} could not be read: {type(error).__name__} {error}")
     record.evaluations = dict(sorted(evaluations.items()))

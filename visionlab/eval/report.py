@@ -25,6 +25,8 @@ from visionlab.eval.page import (
 from visionlab.eval.plots import Line, line_plot
 from visionlab.eval.records import RunRecord, read_run
 
+HEADLINES = ("AP", "AP50", "AP75", "mAP")  # of the metrics, as far as an evaluation has them
+
 
 def write_report(run_folder: str | os.PathLike[str], *, max_pictures: int = 12) -> Path:
     """Write ``report.html``, one self-contained file, and ``report.json`` into a run folder.
@@ -84,7 +86,8 @@ def _subtitle(record: RunRecord) -> str:
 def _tiles(record: RunRecord) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     if record.final:
-        pairs += [(name, format_score(getattr(record.final, name))) for name in ("AP", "AP50", "AP75")]
+        scores = record.final.summary()
+        pairs += [(name, format_score(scores[name])) for name in HEADLINES if name in scores]
     for key, name in (
         ("loss", "last loss"),
         ("meters/accuracy", "pretext accuracy"),
@@ -110,16 +113,16 @@ def _average_precision(record: RunRecord) -> dict[str, Any]:
     if best != last:
         columns[f"best, step {best:,}"] = record.evaluations[best]
     rows = [
-        [title, *(format_score(getattr(m, name)) for m in columns.values())] for name, title in METRIC_TITLES.items()
+        [METRIC_TITLES[name], *(format_score(metrics.summary().get(name)) for metrics in columns.values())]
+        for name in record.final.summary()
     ]
     curves = [Line(f"IoU {iou}", record.final.recall, values) for iou, values in record.final.precision.items()]
     plots = [("Precision and recall, mean over classes", precision_plot(curves))]
     if len(record.evaluations) > 1:
-        lines = [Line(name, *record.evaluation_series(name)) for name in ("AP", "AP50", "AP75")]
+        lines = [Line(name, *record.evaluation_series(name)) for name in HEADLINES]
         plots.append(("AP over training", line_plot(lines, x_label="step", y_label="AP in percent", markers=True)))
-    note = (
-        f"COCO box metrics in percent, over {record.final.images:,} images and {record.final.detections:,} detections."
-    )
+    final = record.final
+    note = f"{final.what} in percent, over {final.images:,} images and {final.detections:,} detections."
     return {"ap_header": ["", *columns], "ap_rows": rows, "ap_note": note, "ap_plots": nonempty(plots)}
 
 

@@ -89,26 +89,32 @@ def _compared_precision(records: Mapping[str, RunRecord], baseline: str) -> dict
     reference = finals.get(baseline)
     others = [label for label in finals if label != baseline] if reference else []
     rows = []
-    for name, title in METRIC_TITLES.items():
-        values = {label: getattr(metrics, name) for label, metrics in finals.items()}
+    summaries = {label: metrics.summary() for label, metrics in finals.items()}
+    for name in dict.fromkeys(name for summary in summaries.values() for name in summary):
+        values = {label: summary.get(name) for label, summary in summaries.items()}
         differences = [_difference(values[label], values[baseline]) for label in others]
-        rows.append([title, *map(format_score, values.values()), *differences])
+        rows.append([METRIC_TITLES[name], *map(format_score, values.values()), *differences])
     plots: list[Plot] = []
     for iou in ("0.50", "0.75"):
         curves = [Line(label, m.recall, m.precision[iou]) for label, m in finals.items() if iou in m.precision]
         plots.append((f"Precision and recall at IoU {iou}, mean over classes", precision_plot(curves)))
     header = ["", *finals, *(f"{label} − {baseline}" for label in others)]
-    note = "COCO box metrics of the last evaluation of each run, in percent."
+    whats = dict.fromkeys(metrics.what for metrics in finals.values())
+    note = f"{' / '.join(whats)} of the last evaluation of each run, in percent."
     return {"ap_header": header, "ap_rows": rows, "ap_note": note, "ap_plots": nonempty(plots)}
 
 
 def _compared_training(records: Mapping[str, RunRecord]) -> list[Plot]:
-    ap, ap50 = ([Line(label, *r.evaluation_series(name)) for label, r in records.items()] for name in ("AP", "AP50"))
+    scores = [
+        (title, line_plot(lines, x_label="step", y_label=f"{name} in percent", markers=True))
+        for name, title in METRIC_TITLES.items()
+        if name in ("AP", "AP50", "mAP")
+        for lines in [[Line(label, *record.evaluation_series(name)) for label, record in records.items()]]
+    ]
     losses = [Line(label, *record.series("loss")) for label, record in records.items()]
     rates = [Line(label, *record.series("lr")) for label, record in records.items()]
     plots = [
-        ("AP", line_plot(ap, x_label="step", y_label="AP in percent", markers=True)),
-        ("AP, IoU 0.50", line_plot(ap50, x_label="step", y_label="AP50 in percent", markers=True)),
+        *scores,
         ("Loss", line_plot(losses, x_label="step", y_label="total loss", smooth=True)),
         ("Learning rate", line_plot(rates, x_label="step", y_label="learning rate")),
     ]

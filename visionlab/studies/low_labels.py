@@ -17,6 +17,7 @@ from visionlab.files import write_text
 from visionlab.resume import essential_settings
 from visionlab.run import execute
 from visionlab.studies.cells import Cell, CellStore, Job
+from visionlab.studies.protocol import check_metrics, load_run
 from visionlab.studies.tuning import rate_cell, tune
 
 ARMS = ("pretrained", "random")
@@ -86,7 +87,9 @@ class _Study:
 
     def __init__(self, pretrain: Path, detect: Path, out: Path) -> None:
         self.pretrain, self.detect, self.out = pretrain, detect, out
-        protocol = {"pretrain": essential_settings(load(pretrain)), "detect": essential_settings(load(detect))}
+        detector = load_run(detect, "detect")
+        check_metrics(detect, detector)
+        protocol = {"pretrain": essential_settings(load(pretrain)), "detect": essential_settings(detector)}
         self.cells = CellStore(out / "cells", protocol)
 
     def job(self, arm: str, rate: float, seed: int) -> Job:

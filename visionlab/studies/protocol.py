@@ -37,6 +37,22 @@ def load_run(path: Path, task: str, overrides: Sequence[str] = ()) -> Any:
     return run
 
 
+def check_metrics(path: Path, run: Detect) -> None:
+    """Refuse the config of a detector that is not measured by COCO's metrics, which studies compare by.
+
+    Args:
+        path: its file, for the message.
+        run: what it says.
+
+    Raises:
+        ValueError: it is measured otherwise.
+    """
+    if run.evaluate.metrics != "coco":
+        raise ValueError(
+            f"{path}: evaluate.metrics: expected coco, which studies compare by, got {run.evaluate.metrics}"
+        )
+
+
 def base_run(runs: Mapping[str, Pretrain]) -> Pretrain:
     """Return the first run of those whose section ``backbone`` most runs have; on a tie, the first of all.
 
@@ -111,6 +127,7 @@ def detector_run(path: Path, encoder: Mapping[str, Any], overrides: Sequence[str
         ValueError: extra levels cannot replace the levels that the encoder lacks, or the config holds faults.
     """
     run = load_run(path, "detect", [GIVEN_WEIGHTS, *overrides])
+    check_metrics(path, run)
     own = run.backbone.arguments()
     deformable = own if own["deform_stages"] else encoder
     strides, missing = _split_levels(path, own, encoder)
