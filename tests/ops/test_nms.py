@@ -194,11 +194,36 @@ def test_padded_is_the_head_of_nms(count: int, max_output: int):
         assert indices.tolist() == kept + [0] * (max_output - len(kept))
 
 
+@pytest.mark.parametrize("leading", [(3,), (2, 3), (0,), (2, 0)])
+def test_padded_looks_at_each_set_by_itself(leading: tuple[int, ...]):
+    sets = [make_boxes(40, seed=seed) for seed in range(6)][: torch.Size(leading).numel()]
+    boxes = torch.stack([*(of_set for of_set, _ in sets), torch.zeros(40, 4)])[:-1].reshape(*leading, 40, 4)
+    scores = torch.stack([*(of_set for _, of_set in sets), torch.zeros(40)])[:-1].reshape(*leading, 40)
+    indices, counts = nms_padded(boxes, scores, 0.4, 20)
+    assert indices.shape == (*leading, 20)
+    assert counts.shape == leading
+    answers = zip(indices.reshape(-1, 20), counts.flatten(), strict=True)
+    for (of_set, count), arguments in zip(answers, sets, strict=True):
+        expected, number = nms_padded(*arguments, 0.4, 20)
+        assert of_set.equal(expected)
+        assert count == number
+
+
+def test_padded_sets_opcheck():
+    boxes, scores = make_boxes(30, seed=2)
+    arguments = (boxes.reshape(3, 10, 4), scores.reshape(3, 10), 0.5, 12)
+    torch.library.opcheck(torch.ops.visionlab.nms_padded_sets.default, arguments)
+
+
 def test_padded_messages():
     with pytest.raises(ValueError, match="nms_padded: max_output: expected at least 0, got -1"):
         nms_padded(torch.zeros(3, 4), torch.zeros(3), 0.5, -1)
     with pytest.raises(ValueError, match=r"nms_padded: boxes: expected shape \(N, 4\), got \(3, 5\)"):
         nms_padded(torch.zeros(3, 5), torch.zeros(3), 0.5, 2)
+    with pytest.raises(ValueError, match=r"nms_padded: boxes: expected shape \(N, 4\), got \(4,\)"):
+        nms_padded(torch.zeros(4), torch.zeros(3), 0.5, 2)
+    with pytest.raises(ValueError, match=r"nms_padded: scores: expected shape \(2, 3\), got \(3,\)"):
+        nms_padded(torch.zeros(2, 3, 4), torch.zeros(3), 0.5, 2)
     with pytest.raises(RuntimeError, match="boxes: expected finite numbers"):
         nms_padded(torch.full((3, 4), torch.nan), torch.zeros(3), 0.5, 2)
 

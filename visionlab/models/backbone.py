@@ -82,12 +82,13 @@ class Backbone(nn.Module):
         """Channels of the last level, which are the pooled features."""
         return self.channels[-1]
 
-    def normalize(self, pixels: Tensor, sizes: list[tuple[int, int]] | None = None) -> Tensor:
+    def normalize(self, pixels: Tensor, sizes: list[tuple[int, int]] | Tensor | None = None) -> Tensor:
         """Turn pixels into what the model takes.
 
         Args:
             pixels: ``(N, 3, H, W)`` uint8, RGB.
-            sizes: ``(height, width)`` of each image; what lies beyond is padding and becomes 0.
+            sizes: ``(height, width)`` of each image, as numbers or, for graphs, as an ``(N, 2)`` tensor; what lies
+                beyond is padding and becomes 0.
 
         Returns:
             ``(N, 3, H, W)`` in the precision of the model.
@@ -95,7 +96,11 @@ class Backbone(nn.Module):
         if pixels.dtype != torch.uint8 or pixels.dim() != 4 or pixels.shape[1] != 3:
             raise ValueError(f"pixels: expected (N, 3, H, W) uint8, got {tuple(pixels.shape)} {pixels.dtype}")
         images = pixels.to(self._mean.dtype).div_(255).sub_(self._mean).div_(self._std)
-        if sizes is not None:
+        if isinstance(sizes, Tensor):
+            rows, columns = (torch.arange(side, device=images.device) for side in images.shape[-2:])
+            below, right = rows >= sizes[:, :1], columns >= sizes[:, 1:]
+            images = images.masked_fill(below[:, None, :, None] | right[:, None, None, :], 0)
+        elif sizes is not None:
             for image, (height, width) in zip(images, sizes, strict=True):
                 image[:, height:] = 0
                 image[:, :, width:] = 0

@@ -134,7 +134,7 @@ class RPN(nn.Module):
         """
         hidden = [F.relu(self.conv(feature)) for feature in features]
         scores = [self.objectness(level).permute(0, 2, 3, 1).flatten(1) for level in hidden]
-        offsets = [self.offsets(level).permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in hidden]
+        offsets = [self.offsets(level).permute(0, 2, 3, 1).reshape(level.shape[0], -1, 4) for level in hidden]
         # Boxes and losses need more digits than autocast's types have.
         return AnchorPredictions(
             [upcast(level) for level in scores],

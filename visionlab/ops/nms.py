@@ -26,6 +26,22 @@ def _fake_padded(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output
     return boxes.new_empty(max_output, dtype=torch.int64), boxes.new_empty((), dtype=torch.int64)
 
 
+@torch.library.custom_op("visionlab::nms_padded_sets", mutates_args=())
+def _nms_padded_sets(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: int) -> tuple[Tensor, Tensor]:
+    """Call ``nms_padded`` for each of several sets of boxes, however many there are when a graph runs."""
+    indices = boxes.new_zeros((boxes.shape[0], max_output), dtype=torch.int64)
+    counts = boxes.new_zeros(boxes.shape[0], dtype=torch.int64)
+    for i, of_set in enumerate(zip(boxes, scores, strict=True)):
+        indices[i], counts[i] = _nms_padded(*of_set, iou_threshold, max_output)
+    return indices, counts
+
+
+@_nms_padded_sets.register_fake
+def _fake_sets(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: int) -> tuple[Tensor, Tensor]:
+    sets = boxes.shape[0]
+    return boxes.new_empty((sets, max_output), dtype=torch.int64), boxes.new_empty(sets, dtype=torch.int64)
+
+
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Keep the boxes that no kept box of higher score overlaps by more than a threshold.
 
@@ -83,14 +99,15 @@ def nms_padded(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: 
     the last kept box are 0, which any indexing takes; ``torch.arange(max_output) < count`` tells them apart.
 
     Args:
-        boxes: ``(N, 4)`` floating point, ``x1, y1, x2, y2`` with ``x1 <= x2`` and ``y1 <= y2``; finite.
-        scores: ``(N,)`` of the dtype of ``boxes``; not NaN. Of equal scores, the first counts as the higher.
+        boxes: ``(..., N, 4)`` floating point, ``x1, y1, x2, y2`` with ``x1 <= x2`` and ``y1 <= y2``; finite. Each set
+            of N boxes, for example those of a class in an image, is looked at by itself.
+        scores: ``(..., N)`` of the dtype of ``boxes``; not NaN. Of equal scores, the first counts as the higher.
         iou_threshold: intersection over union above which the box of lower score goes, in ``[0, 1]``.
         max_output: the length of the answer; of more kept boxes, those of the lowest scores are left out.
 
     Returns:
-        ``(max_output,)`` int64, the indices of the kept boxes, best score first, then zeros; and ``()`` int64, how many
-        are kept boxes.
+        ``(..., max_output)`` int64, the indices of the kept boxes in their set, best score first, then zeros; and
+        ``(...)`` int64, how many are kept boxes.
 
     Raises:
         ValueError: if shapes, dtypes, devices or ``max_output`` do not fit.
@@ -98,12 +115,17 @@ def nms_padded(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: 
     """
     if max_output < 0:
         refuse("nms_padded", "max_output", "at least 0", max_output)
-    return _nms_padded(*_checked("nms_padded", boxes, scores), iou_threshold, max_output)
+    leading = boxes.shape[:-2] if isinstance(boxes, Tensor) else ()
+    boxes, scores = _checked("nms_padded", boxes, scores, *leading)
+    if not leading:
+        return _nms_padded(boxes, scores, iou_threshold, max_output)
+    indices, counts = _nms_padded_sets(boxes.flatten(0, -3), scores.flatten(0, -2), iou_threshold, max_output)
+    return indices.reshape(*leading, max_output), counts.reshape(leading)
 
 
-def _checked(op: str, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+def _checked(op: str, boxes: Tensor, scores: Tensor, *leading: int) -> tuple[Tensor, Tensor]:
     check_floating(op, boxes=boxes, scores=scores)
-    check_shape(op, "boxes", boxes, "N", 4)
-    check_shape(op, "scores", scores, boxes.shape[0])
+    check_shape(op, "boxes", boxes, *leading, "N", 4)
+    check_shape(op, "scores", scores, *boxes.shape[:-1])
     dtype = torch.float64 if boxes.dtype == torch.float64 else torch.float32
     return boxes.detach().to(dtype), scores.detach().to(dtype)
