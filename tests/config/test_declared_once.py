@@ -18,6 +18,7 @@ HOMONYMS = {
     "image_size": "of views, of the images a backbone is built for, of drawn images",
     "norm": "what a backbone's BatchNorm layers do; whether a pyramid has GroupNorm",
     "channels": "of every level of a pyramid; of one level, which keeps those of the backbone by default",
+    "pool": "of each kind of head, which has a default of its own",
     "momentum": "of an optimizer; of MoCo's slow copy",
     "every": "steps between two checkpoints; steps between two rows of the log",
     "max_detections": "that a head gives; that an evaluation counts",

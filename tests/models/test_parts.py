@@ -22,7 +22,10 @@ RESNET = {"name": "resnet10t"}
 VIT = {"name": "vit_tiny_patch16_224", "image_size": 64, "options": {"depth": 1}}
 
 # Sizes for tests, one row for each of the tables.
-SMALL_HEADS: dict[str, dict[str, Any]] = {"fast_rcnn": {"fc_channels": 16}}
+SMALL_HEADS: dict[str, dict[str, Any]] = {
+    "fast_rcnn": {"fc_channels": 16},
+    "rfcn": {"map_channels": 16, "pool": {"name": "ps_roi_pool", "output_size": 3}},
+}
 SMALL_NECKS: dict[str, dict[str, Any]] = {
     "fpn": {"backbone": RESNET, "neck": {"channels": 16}},
     "simple_pyramid": {"backbone": VIT, "neck": {"channels": 16}},

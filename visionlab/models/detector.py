@@ -16,6 +16,7 @@ from visionlab.models.encoder import Normalization
 from visionlab.models.fast_rcnn_head import FastRCNNHead
 from visionlab.models.fpn import FPN
 from visionlab.models.neck import Neck
+from visionlab.models.rfcn_head import RFCNHead
 from visionlab.models.roi_head import RoIHead
 from visionlab.models.rpn import RPN
 from visionlab.models.single_level import SingleLevel
@@ -25,7 +26,7 @@ from visionlab.models.vit_pyramid import SimpleFeaturePyramid
 from visionlab.renames import current_settings
 
 NECKS: dict[str, type[Neck]] = {"fpn": FPN, "simple_pyramid": SimpleFeaturePyramid, "single_level": SingleLevel}
-HEADS: dict[str, type[RoIHead]] = {"fast_rcnn": FastRCNNHead}
+HEADS: dict[str, type[RoIHead]] = {"fast_rcnn": FastRCNNHead, "rfcn": RFCNHead}
 NECK, HEAD = OneOf(NECKS, Neck), OneOf(HEADS, RoIHead)
 DEFAULT_NECK, DEFAULT_HEAD = "fpn", "fast_rcnn"
 KIND = "visionlab detector"
