@@ -82,6 +82,11 @@ class Backbone(nn.Module):
         """Channels of the last level, which are the pooled features."""
         return self.channels[-1]
 
+    @property
+    def small_size(self) -> tuple[int, int]:
+        """Height and width of images that the model takes, small ones if it takes any size."""
+        return self.fixed_size or (2 * self.strides[-1], 3 * self.strides[-1])
+
     def normalize(self, pixels: Tensor, sizes: list[tuple[int, int]] | Tensor | None = None) -> Tensor:
         """Turn pixels into what the model takes.
 

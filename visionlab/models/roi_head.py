@@ -13,6 +13,7 @@ from visionlab import distributed
 from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.models.box_coding import decode_boxes
 from visionlab.models.box_losses import compare_boxes
+from visionlab.models.eager import eager
 from visionlab.models.evaluation import evaluating
 from visionlab.models.matching import (
     BalancedSampler,
@@ -201,6 +202,7 @@ class RoIHead(nn.Module, ABC):
         scores, offsets = self.predict(self.hidden(self.maps(features), rois))
         return self.decode(upcast(scores), upcast(offsets), rois, sizes)
 
+    @eager
     @torch.no_grad()
     def sample(self, proposals: list[Tensor], batch: ImageBatch) -> tuple[list[Samples], Tensor]:
         """Choose the RoIs that the losses look at, and find what they stand for.

@@ -13,7 +13,15 @@ from visionlab.checks import check_above, check_at_least, check_in
 from visionlab.models.anchors import cell_anchors, grid_anchors
 from visionlab.models.box_coding import decode_boxes
 from visionlab.models.box_losses import compare_boxes
-from visionlab.models.matching import BalancedSampler, CandidateSampler, draw_samples, match_boxes, split_crowds
+from visionlab.models.eager import eager
+from visionlab.models.matching import (
+    BalancedSampler,
+    CandidateSampler,
+    Samples,
+    draw_samples,
+    match_boxes,
+    split_crowds,
+)
 from visionlab.models.stage import StageSettings
 from visionlab.ops import batched_nms
 from visionlab.ops.boxes import clip_boxes_to_image
@@ -132,7 +140,7 @@ class RPN(nn.Module):
             features: one ``(N, channels, H, W)`` map per stride.
             padded_size: height and width of the batch in pixels, padding included.
         """
-        hidden = [F.relu(self.conv(feature)) for feature in features]
+        hidden = [F.relu(self.conv(feature), inplace=True) for feature in features]
         scores = [self.objectness(level).permute(0, 2, 3, 1).flatten(1) for level in hidden]
         offsets = [self.offsets(level).permute(0, 2, 3, 1).reshape(level.shape[0], -1, 4) for level in hidden]
         # Boxes and losses need more digits than autocast's types have.
@@ -152,6 +160,7 @@ class RPN(nn.Module):
             anchors.append(grid_anchors(self.get_buffer(f"cell_anchors_{i}"), (rows, columns), step))
         return anchors
 
+    @eager
     @torch.no_grad()
     def propose(
         self, predictions: AnchorPredictions, sizes: list[tuple[int, int]], limits: ProposalLimits
@@ -198,17 +207,7 @@ class RPN(nn.Module):
         """
         scores, offsets = torch.cat(predictions.scores, dim=1), torch.cat(predictions.offsets, dim=1)
         anchors = torch.cat(predictions.anchors)
-        images = []
-        for (objects, crowds), seed in zip(split_crowds(batch.targets), batch.seeds, strict=True):
-            matches = match_boxes(
-                anchors,
-                objects.boxes,
-                crowds,
-                positive_iou=self.stage.positive_iou,
-                negative_iou=self.negative_iou,
-                keep_best=True,
-            )
-            images.append(draw_samples(matches, objects, self.sampler, derive_seed(seed, "rpn")))
+        images = self._sample(anchors, batch)
         chosen = torch.cat([image.chosen for image in images])
         positive = torch.cat([image.positive for image in images])
         scores = torch.cat([score[image.rows] for score, image in zip(scores, images, strict=True)])
@@ -230,3 +229,20 @@ class RPN(nn.Module):
             "objectness": (objectness * chosen).sum() / count,
             "boxes": boxes.sum() / count,
         }
+
+    @eager
+    @torch.no_grad()
+    def _sample(self, anchors: Tensor, batch: ImageBatch) -> list[Samples]:
+        """Choose the ``(A, 4)`` anchors that the losses look at, for each image, and find what they stand for."""
+        images = []
+        for (objects, crowds), seed in zip(split_crowds(batch.targets), batch.seeds, strict=True):
+            matches = match_boxes(
+                anchors,
+                objects.boxes,
+                crowds,
+                positive_iou=self.stage.positive_iou,
+                negative_iou=self.negative_iou,
+                keep_best=True,
+            )
+            images.append(draw_samples(matches, objects, self.sampler, derive_seed(seed, "rpn")))
+        return images

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from visionlab.models.backbone import Backbone
 from visionlab.models.evaluation import evaluating
+from visionlab.models.folding import Folding
 from visionlab.models.neck import Neck
 from visionlab.models.norm import batch_norms
 from visionlab.models.roi_head import RoIHead
@@ -52,6 +53,7 @@ class TwoStageDetector(nn.Module):
         self.classes: list[str] = []
         self.settings: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
+        self._folding = Folding()
         if norm_eps is not None:
             layers = batch_norms(backbone)
             if not layers:
@@ -90,6 +92,7 @@ class TwoStageDetector(nn.Module):
                 f"batch: expected a target and a seed for each of {len(batch)} images,"
                 f" got {len(batch.targets)} targets and {len(batch.seeds)} seeds"
             )
+        self._folding.drop()  # the weights are about to change
         features = self.features(batch)
         predictions = self._predict_anchors(features, batch)
         proposals = self.rpn.propose(predictions, batch.sizes, limits or self.rpn.train_limits)
@@ -114,7 +117,7 @@ class TwoStageDetector(nn.Module):
             ``(P, 4)`` per image, best first, in pixels of the batch and inside the image.
         """
         with evaluating(self):
-            return self._propose(self.features(batch), batch, limits)
+            return self._propose(self._features_for_inference(batch), batch, limits)
 
     @torch.no_grad()
     def detect(self, batch: ImageBatch, *, limits: ProposalLimits | None = None) -> list[Detections]:
@@ -130,12 +133,19 @@ class TwoStageDetector(nn.Module):
             The detections of each image, best first, in pixels of the batch and inside the image.
         """
         with evaluating(self):
-            features = self.features(batch)
+            features = self._features_for_inference(batch)
             return self.head.detect(self._pooled(features), self._propose(features, batch, limits), batch.sizes)
 
     def features(self, batch: ImageBatch) -> list[Tensor]:
         """Return the neck's ``(N, C, H, W)`` map of each level, finest first, in the mode the detector is in."""
         return self.neck(self.backbone(self.backbone.normalize(batch.pixels, batch.sizes)))
+
+    def _features_for_inference(self, batch: ImageBatch) -> list[Tensor]:
+        """Return what ``features`` returns, within rounding, of a detector in evaluation mode, sooner."""
+        images = self.backbone.normalize(batch.pixels, batch.sizes)
+        if images.device.type == "cpu":
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self._folding.of(nn.Sequential(self.backbone, self.neck), self.backbone.small_size)(images)
 
     def _propose(self, features: list[Tensor], batch: ImageBatch, limits: ProposalLimits | None) -> list[Tensor]:
         predictions = self._predict_anchors(features, batch)
