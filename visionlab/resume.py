@@ -18,9 +18,8 @@ from visionlab.data.identity import Identity
 # Settings that change where and how a run is done, but not what comes out.
 UNESSENTIAL = ("out.", "device.", "loader.workers.", "checkpoints.", "log.")
 # Where the data lies does not matter to what a step computes: the data itself is compared.
-PLACES = tuple(
-    f"data.{key}." for key in ("root", "list_file", "annotations", "images", "val_annotations", "val_images")
-)
+FILES = ("annotations", "images", "image_sets")
+PLACES = tuple(f"data.{key}." for key in ("root", "list_file", *FILES, *(f"val_{key}" for key in FILES)))
 STEPS = "train.steps"
 DATA = "data.json"
 

@@ -15,6 +15,7 @@ from visionlab import distributed
 from visionlab.data.annotated import AnnotatedData, AnnotatedPart
 from visionlab.data.coco import CocoDataset
 from visionlab.data.copies import find_leaks
+from visionlab.data.difficult import Difficult, without_difficult
 from visionlab.data.selection import ClassSelection, Selection, Validation
 from visionlab.data.split import split_part
 
@@ -35,7 +36,13 @@ class LabelledData:
 
 
 def labelled_data(
-    data: AnnotatedData, out: Path, labels: ClassSelection, selection: Selection, validation: Validation
+    data: AnnotatedData,
+    out: Path,
+    labels: ClassSelection,
+    selection: Selection,
+    validation: Validation,
+    *,
+    difficult: Difficult = "use",
 ) -> LabelledData:
     """Make the images to train and evaluate on from the parts of a dataset.
 
@@ -45,6 +52,7 @@ def labelled_data(
         labels: which classes are used, and whether images without a box are trained on.
         selection: which images are trained on, and what is done with faulty ones.
         validation: what is evaluated on, with the same classes, images without a box and no limit.
+        difficult: what objects to train on that are marked difficult are; in what is evaluated on they stay objects.
 
     Raises:
         ValueError: there is nothing to train on, or the part to evaluate on is not there or there twice.
@@ -62,6 +70,7 @@ def labelled_data(
     notes = [str(data), *data.notes, *notes]
     if validation.val_fraction is not None:
         train_part, val_part = _split(train_part, out, validation)
+    train_part = without_difficult(train_part, difficult)
     notes += train_part.notes
     train = CocoDataset(train_part, classes=classes, keep_empty=labels.keep_empty, selection=selection, role="training")
     if all(record.crowd.all() for record in train.records):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,74 +16,12 @@ from visionlab.data.folder import ImageFolder
 from visionlab.data.labelled import LabelledData, labelled_data
 from visionlab.data.layouts import coco as coco_layout
 from visionlab.data.layouts import read_layout
+from visionlab.data.layouts import voc as voc_layout
+from visionlab.data.places import CocoFiles, LabelledCocoFiles, LabelledVocSets, Root, VocSets
 from visionlab.data.selection import ClassSelection, Selection, Validation
 from visionlab.data.synthetic import SyntheticSettings, write_synthetic
 from visionlab.data.unlabelled import UnlabelledImages, images_in, unlabelled_data
-from visionlab.settings import Settings, flat_settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Root(Settings):
-    """Where a dataset lies.
-
-    Args:
-        root: the folder of the dataset, from which its other paths start.
-    """
-
-    root: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class CocoFiles(Settings):
-    """The files of a COCO dataset; without them they are looked for in its folder.
-
-    Args:
-        annotations: the COCO json, or several, whose categories of one name are one.
-        images: the folder of the images, or one for each json; by default the one near the json that has them.
-    """
-
-    annotations: str | list[str] | None = None
-    images: str | list[str] | None = None
-
-    def __post_init__(self) -> None:
-        if self.annotations is not None and not self.annotations:
-            raise ValueError(f"annotations: expected a json or several, got {self.annotations!r}")
-        if self.annotations is None and self.images is not None:
-            raise ValueError("images: no effect without annotations")
-        _check_folders("images", self.images, self.annotations)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledCocoFiles(CocoFiles, Validation):
-    """The files of a COCO dataset, to train on and to evaluate on.
-
-    Args:
-        val_annotations: the COCO json to evaluate on, or several.
-        val_images: the folder of its images, or one for each json; by default ``images``.
-    """
-
-    val_annotations: str | list[str] | None = None
-    val_images: str | list[str] | None = None
-
-    def __post_init__(self) -> None:
-        CocoFiles.__post_init__(self)
-        Validation.__post_init__(self)
-        if self.val_fraction is not None and self.val_annotations is not None:
-            raise ValueError("val_fraction: expected either val_fraction or val_annotations, got both")
-        if self.val_annotations is None and self.val_images is not None:
-            raise ValueError("val_images: no effect without val_annotations")
-        _check_folders("val_images", self.val_images, self.val_annotations)
-        if self.annotations is None and self.val_annotations is not None:
-            raise ValueError("val_annotations: expected annotations beside it, got none")
-        if self.annotations is not None and self.evaluate_on == "test":
-            raise ValueError("evaluate_on: no effect beside annotations; val_annotations names what is evaluated on")
-
-
-def _check_folders(name: str, folders: str | list[str] | None, annotations: str | list[str] | None) -> None:
-    """Refuse a list of folders that is not one for each json."""
-    if isinstance(folders, list) and (not isinstance(annotations, list) or len(folders) != len(annotations)):
-        raise ValueError(f"{name}: expected one folder, or one for each json, got {len(folders)} folders")
-
+from visionlab.settings import flat_settings
 
 # --- images to pretrain on -------------------------------------------------------------------------------------------
 
@@ -124,14 +61,15 @@ def yolo_unlabelled(*, where: Root, selection: Selection) -> UnlabelledImages:
 
 
 @flat_settings
-def voc_unlabelled(*, where: Root, selection: Selection) -> UnlabelledImages:
+def voc_unlabelled(*, where: Root, sets: VocSets, selection: Selection) -> UnlabelledImages:
     """The images of a VOC dataset to train on, without their boxes.
 
     Args:
         where: the folder of the dataset.
+        sets: the lists of its images, of one year or of several.
         selection: which images are used, and what is done with faulty ones.
     """
-    return unlabelled_data(read_layout("voc", where.root, ("train",)), selection)
+    return unlabelled_data(_voc_data(where.root, sets, ("train",)), selection)
 
 
 @flat_settings
@@ -213,19 +151,19 @@ def yolo(
 
 
 @flat_settings
-def voc(
-    out: Path, *, where: Root, labels: ClassSelection, selection: Selection, validation: Validation
-) -> LabelledData:
+def voc(out: Path, *, where: Root, sets: LabelledVocSets, labels: ClassSelection, selection: Selection) -> LabelledData:
     """A VOC dataset: an xml file for each image, in ``Annotations/`` or beside the images.
 
     Args:
         out: the run folder; a split is written there.
-        where: the folder of the dataset.
+        where: the folder of the dataset, or of several years of it.
+        sets: the lists of its images, what is evaluated on, with the same classes, images without a box and no limit,
+            and what training makes of difficult objects.
         labels: which classes are used, and whether images without a box are trained on.
         selection: which images are trained on, and what is done with faulty ones.
-        validation: what is evaluated on, with the same classes, images without a box and no limit.
     """
-    return _labelled("voc", out, where, labels, selection, validation)
+    data = _voc_data(where.root, sets, ("train", sets.evaluate_on))
+    return labelled_data(data, out, labels, selection, sets, difficult=sets.difficult)
 
 
 @flat_settings
@@ -281,6 +219,15 @@ def _coco_data(root: str, files: CocoFiles, roles: tuple[str, ...]) -> Annotated
         images = files.images if isinstance(files.images, str) else None
         parts["val"] = read(files.val_annotations, files.val_images or images)
     return AnnotatedData("COCO json", parts)
+
+
+def _voc_data(root: str, sets: VocSets, roles: tuple[str, ...]) -> AnnotatedData:
+    """Read the lists of a VOC dataset that settings name, or, if they name none, what is in its folder."""
+    if sets.image_sets is None:
+        return read_layout("voc", root, roles)
+    named = {"train": sets.image_sets, "val": getattr(sets, "val_image_sets", None)}
+    several = {role: [names] if isinstance(names, str) else names for role, names in named.items() if names is not None}
+    return voc_layout.read_image_sets(root, several)
 
 
 def _draw(root: str, amount: SyntheticSettings) -> None:

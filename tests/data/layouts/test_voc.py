@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from visionlab.data.coco import CocoDataset
 from visionlab.data.layouts import read_layout
+from visionlab.data.sources import DETECT_DATA, PRETRAIN_DATA
 
 OBJECT = (
     "<object><name>{}</name>{}<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
@@ -118,7 +120,8 @@ def test_difficult_objects_are_used_and_marked(tmp_path):
     assert record.difficult.tolist() == [False, True, False]
     assert not record.crowd.any()
     assert [entry["difficult"] for entry in dataset.ground_truth["annotations"]] == [0, 1, 0]
-    assert data.parts["train"].notes == ("1 of 3 objects are marked difficult: used as any other",)
+    [note] = data.parts["train"].notes
+    assert note.startswith("1 of 3 objects are marked difficult: used as any other, unless ")
 
 
 def test_every_odd_object_is_named(tmp_path):
@@ -180,3 +183,101 @@ def test_xml_that_is_mostly_broken_stops(tmp_path):
     root = write(tmp_path, {"a.png": None, "a.xml": A, "b.xml": "<annotation>", "c.xml": "<html></html>"})
     with pytest.raises(ValueError, match=r"2 of 3 are no VOC annotations, the first: .*b\.xml: bad-xml: expected xml"):
         read_layout("auto", root)
+
+
+# --- lists by name, of several years ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def devkit(tmp_path):
+    """Two years as the official archives lay them out; b has two objects, one of them difficult."""
+    b = xml(box("cat", 1, 1, 100, 50), box("dog", 11, 11, 20, 20, more="<difficult>1</difficult>"), name="b.png")
+    years: dict[str, dict[str, str]] = {
+        "VOC2007": {"train": "a\n", "val": "b\n", "trainval": "a\nb\n", "test": "c\nx\n", "dog_test": "c -1\n"},
+        "VOC2012": {"trainval": "a\n"},
+    }
+    files: dict[str, str | None] = {}
+    for year, lists in years.items():
+        files |= {f"{year}/ImageSets/Main/{name}.txt": text for name, text in lists.items()}
+        for name, text in (("a", A), ("b", b), ("c", B.replace("b.png", "c.png"))):
+            files |= {f"{year}/Annotations/{name}.xml": text, f"{year}/JPEGImages/{name}.png": None}
+    root = write(tmp_path / "VOCdevkit", files)
+    for number, file in enumerate(sorted(Path(root).rglob("*.png"))):
+        Image.new("RGB", (100, 50), (40 * number, 0, 0)).save(file)  # so that none is a copy of another
+    return root
+
+
+VOC0712: dict[str, Any] = {"image_sets": ["VOC2007/trainval", "VOC2012/trainval"], "val_image_sets": "VOC2007/test"}
+
+
+def test_the_lists_of_several_years(devkit, tmp_path):
+    data = DETECT_DATA["voc"](tmp_path, root=devkit, **VOC0712)
+    names = ["VOC2007/JPEGImages/a.png", "VOC2007/JPEGImages/b.png", "VOC2012/JPEGImages/a.png"]
+    assert [Path(record.file).relative_to(devkit).as_posix() for record in data.train.records] == names
+    assert [Path(record.file).name for record in data.val.records] == ["c.png"]
+    assert data.train.classes == data.val.classes == ["cat", "dog"]
+    assert data.train.records[0].boxes.tolist() == [[40, 10, 60, 30]]
+    assert f"1 names of {devkit}/VOC2007/ImageSets/Main/test.txt have no xml file: not used: x" in data.notes
+    unlabelled = PRETRAIN_DATA["voc"](root=devkit, image_sets=VOC0712["image_sets"])
+    assert [Path(file).relative_to(devkit).as_posix() for file in unlabelled.files] == names
+
+
+def test_a_list_beside_the_annotations_and_one_elsewhere(devkit, tmp_path):
+    other = f"{devkit}/VOC2012/trainval"
+    data = DETECT_DATA["voc"](tmp_path, root=f"{devkit}/VOC2007", image_sets=["train", other], val_image_sets=["val"])
+    files = [Path(record.file).resolve().relative_to(devkit).as_posix() for record in data.train.records]
+    assert files == ["VOC2007/JPEGImages/a.png", "VOC2012/JPEGImages/a.png"]
+    assert len(data.val.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "labels", "crowd"),
+    [("use", [0, 1], [False, False]), ("ignore", [0, 1], [False, True]), ("remove", [0], [False])],
+)
+def test_difficult_objects_in_training(how, labels, crowd, devkit, tmp_path):
+    """What is evaluated on keeps them, marked, for VOC's metrics to pass over."""
+    sets = {"image_sets": "VOC2007/trainval", "val_image_sets": "VOC2007/val"}
+    data = DETECT_DATA["voc"](tmp_path, root=devkit, **sets, difficult=how)
+    record = data.train.records[1]
+    assert (record.labels.tolist(), record.crowd.tolist()) == (labels, crowd)
+    [record] = data.val.records
+    assert (record.labels.tolist(), record.crowd.tolist()) == ([0, 1], [False, False])
+    assert [entry["difficult"] for entry in data.val.ground_truth["annotations"]] == [0, 1]
+    notes = [note for note in data.notes if note.startswith("difficult: ")]
+    what = {"ignore": "neither objects nor background", "remove": "background"}.get(how)
+    assert notes == ([f"difficult: {how}: 1 of 3 objects to train on are {what}"] if what else [])
+
+
+def test_difficult_objects_of_a_split_stay_in_what_is_evaluated_on(devkit, tmp_path):
+    settings = {"image_sets": ["VOC2007/trainval", "VOC2012/trainval"], "val_fraction": 0.4, "near_copies": None}
+    found = DETECT_DATA["voc"](tmp_path, root=devkit, **settings, difficult="ignore")
+    parts = [found.train.records, found.val.records]
+    hard = [sum(record.difficult.sum() for record in part) for part in parts]
+    assert sum(hard) == 1
+    assert [sum(record.crowd.sum() for record in part) for part in parts] == [hard[0], 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"image_sets": "VOC2007/nothing"},
+            r"nothing\.txt: expected a list of images, got none; there: test, train, tr",
+        ),
+        ({"image_sets": "VOC2010/trainval"}, r"trainval\.txt: expected a list of images, got none; there: no list"),
+        ({"image_sets": []}, "image_sets: expected a list of images or several"),
+        ({"val_image_sets": "VOC2007/test"}, "val_image_sets: expected image_sets beside it"),
+        ({**VOC0712, "val_fraction": 0.5}, "val_fraction: expected either val_fraction or val_image_sets"),
+        ({**VOC0712, "evaluate_on": "test"}, "evaluate_on: no effect beside val_image_sets"),
+        ({"image_sets": "VOC2007/trainval", "evaluate_on": "test"}, "evaluate_on: no effect beside image_sets"),
+    ],
+)
+def test_lists_that_are_refused(settings, message, devkit, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        DETECT_DATA["voc"](tmp_path, root=devkit, **settings)
+
+
+def test_a_list_without_annotations_is_refused(devkit, tmp_path):
+    Path(devkit, "VOC2012/ImageSets/Main/test.txt").write_text("2008_1\n2008_2\n")
+    with pytest.raises(ValueError, match=r"test\.txt: expected xml files in .*Annotations, got none for its 2 names"):
+        DETECT_DATA["voc"](tmp_path, root=devkit, image_sets="VOC2007/train", val_image_sets="VOC2012/test")

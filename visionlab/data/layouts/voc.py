@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,9 @@ def read(root: str, roles: Collection[str] = ROLES) -> AnnotatedData | None:
     by name. VOC counts pixels from 1 and its last pixel belongs to the box: the corners become ``xmin - 1, ymin - 1,
     xmax, ymax``. A box that begins at 0 begins at the edge of the image.
 
-    An object that is ``difficult`` is trained on and counts in evaluation as any other: it is an object with a box, as
-    in every COCO json made from VOC. That it is difficult stays with it, for VOC's own measure, which passes it over.
-    ``truncated`` changes nothing.
+    An object that is ``difficult`` is an object with a box, as in every COCO json made from VOC. That it is difficult
+    stays with it, for VOC's own metrics, which pass it over, and for training that is to leave it out. ``truncated``
+    changes nothing.
     """
     files = list(files_below(root, ".xml", DEPTH))
     folders = {os.path.dirname(file) for file in files if _is_voc(file)}
@@ -49,15 +49,39 @@ def read(root: str, roles: Collection[str] = ROLES) -> AnnotatedData | None:
         return None
     files = [file for file in files if os.path.dirname(file) in folders]
     by_role, notes = _parts(files, root)
-    images = _Images.below(root)
+    images = _Images.below([root])
     read_ = {role: _Annotations(by_role[role], images) for role in ROLES if role in roles and role in by_role}
-    names = sorted({name for part in read_.values() for name in part.names})
-    parts = {role: part.part(root, names) for role, part in read_.items()}
     unread = tuple(role for role in ROLES if role in by_role and role not in roles)
     bare = images.without(files, [file for part in read_.values() for file in part.files])
     if bare:
         notes.append(f"{len(bare)} images have no xml file: not used: {some([os.path.relpath(b, root) for b in bare])}")
-    return AnnotatedData("VOC", parts, unread, unlabelled_folders(root), tuple(notes))
+    return AnnotatedData("VOC", _joined(read_, root), unread, unlabelled_folders(root), tuple(notes))
+
+
+def read_image_sets(root: str, image_sets: Mapping[str, Sequence[str]]) -> AnnotatedData:
+    """Read the images that VOC's own lists name, of one year or of several.
+
+    Args:
+        root: the folder that the names start from, ``VOCdevkit``.
+        image_sets: for each part ``FOLDER/NAME`` of its lists, such as ``VOC2007/trainval`` and ``VOC2012/trainval``,
+            each of which is ``FOLDER/ImageSets/Main/NAME.txt``; without a folder the list lies in ``root``.
+
+    Raises:
+        ValueError: there is no such list, or none of its images has an xml file.
+    """
+    notes: list[str] = []
+    by_role: dict[str, list[str]] = {}
+    bases: dict[str, None] = {}
+    for role, names in image_sets.items():
+        files: dict[str, None] = {}
+        for name in names:
+            base = os.path.normpath(os.path.join(root, os.path.dirname(name)))
+            bases[base] = None
+            files |= dict.fromkeys(_files_of_set(base, os.path.basename(name), notes))
+        by_role[role] = list(files)
+    images = _Images.below(bases)
+    read_ = {role: _Annotations(files, images) for role, files in by_role.items()}
+    return AnnotatedData("VOC", _joined(read_, root), notes=tuple(notes))
 
 
 class EntitiesError(ValueError):
@@ -84,6 +108,12 @@ def read_xml(file: str) -> Element:
 def _is_voc(file: str) -> bool:
     with open(file, "rb") as opened:
         return re.search(rb"<annotation[\s>]", opened.read(4096)) is not None
+
+
+def _joined(parts: Mapping[str, _Annotations], root: str) -> dict[str, AnnotatedPart]:
+    """Return the parts in COCO's form, with the classes of all of them, sorted by name."""
+    names = sorted({name for part in parts.values() for name in part.names})
+    return {role: part.part(root, names) for role, part in parts.items()}
 
 
 # --- parts and images ------------------------------------------------------------------------------------------------
@@ -129,9 +159,31 @@ def _lists(folder: str) -> dict[str, tuple[str, list[str]]]:
         files = [os.path.join(folder, f"{name}.txt") for name in names]
         file = next((file for file in files if os.path.isfile(file)), None)
         if file is not None:
-            lines = Path(file).read_text(encoding="utf-8-sig", errors="replace").splitlines()
-            lists[role] = file, [re.sub(r" +-?[01]$", "", line.strip()) for line in lines if line.strip()]
+            lists[role] = file, _stems(file)
     return lists if "train" in lists else {}
+
+
+def _stems(file: str) -> list[str]:
+    """Return the names in a list of images; a list of one class has a flag after each."""
+    lines = Path(file).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    return [re.sub(r" +-?[01]$", "", line.strip()) for line in lines if line.strip()]
+
+
+def _files_of_set(base: str, name: str, notes: list[str]) -> list[str]:
+    """Return the xml files that a list names; add a note on names without one."""
+    lists = os.path.join(base, "ImageSets", "Main")
+    file = os.path.join(lists, f"{name}.txt")
+    if not os.path.isfile(file):
+        there = sorted(path.stem for path in Path(lists).glob("*.txt") if "_" not in path.stem)
+        raise ValueError(f"{file}: expected a list of images, got none; there: {', '.join(there) or 'no list'}")
+    stems = _stems(file)
+    files = {stem: os.path.join(base, "Annotations", f"{stem}.xml") for stem in stems}
+    missing = [stem for stem, xml in files.items() if not os.path.isfile(xml)]
+    if len(missing) == len(files):
+        raise ValueError(f"{file}: expected xml files in {base}/Annotations, got none for its {len(files)} names")
+    if missing:
+        notes.append(f"{len(missing)} names of {file} have no xml file: not used: {some(missing)}")
+    return [xml for stem, xml in files.items() if stem not in set(missing)]
 
 
 @dataclass(frozen=True)
@@ -142,9 +194,9 @@ class _Images:
     by_stem: dict[str, list[str]]
 
     @classmethod
-    def below(cls, root: str) -> _Images:
+    def below(cls, roots: Iterable[str]) -> _Images:
         by_name, by_stem = defaultdict(list), defaultdict(list)
-        for folder, _, names in sorted(os.walk(root)):
+        for folder, _, names in sorted(found for root in roots for found in os.walk(root)):
             for name in sorted(names):
                 if name.lower().endswith(SUFFIXES):
                     by_name[name].append(os.path.join(folder, name))
@@ -266,7 +318,10 @@ class _Annotations:
     def _notes(self) -> Iterator[str]:
         difficult = sum(entry["difficult"] for entry in self.objects)
         if difficult:
-            yield f"{difficult} of {len(self.objects)} objects are marked difficult: used as any other"
+            yield (
+                f"{difficult} of {len(self.objects)} objects are marked difficult: used as any other, unless the "
+                "settings difficult or evaluate.metrics say otherwise"
+            )
         if self.at_zero:
             yield f"{self.at_zero} boxes begin at 0, where VOC counts pixels from 1: taken as the edge of the image"
 
