@@ -50,6 +50,46 @@ def test_factors_reach_submodules_and_frozen_parameters_are_left_out(build):
     }
 
 
+class Deformable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.ModuleDict(
+            {
+                "layer1": nn.ModuleDict({"conv": nn.Linear(1, 1), "offset_conv": nn.Linear(1, 1)}),
+                "stem": nn.Linear(1, 1),
+            }
+        )
+        self.head = nn.ModuleDict({"offset_fc": nn.Linear(1, 1), "offsets": nn.Linear(1, 1)})
+
+
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ({"offset_*": 0.1}, [1, 0.1, 1, 0.1, 1]),
+        ({"offset*": 0.1}, [1, 0.1, 1, 0.1, 0.1]),
+        ({"offset_*": 0.1, "backbone": 0.5}, [0.5, 0.1, 0.5, 0.1, 1]),
+        ({"backbone": 0.5, "backbone.*.offset_*": 0.1}, [0.5, 0.1, 0.5, 1, 1]),
+        ({"backbone.*": 0.5, "backbone": 0.2}, [0.5, 0.5, 0.5, 1, 1]),
+        ({"*er?": 0.5, "layer1": 0.2, "layer*": 0.3, "head": 0.1}, [0.2, 0.2, 1, 0.1, 0.1]),
+        ({"*": 0.1, "backbone": 0.5}, [0.5, 0.5, 0.5, 0.1, 0.1]),
+        ({"head.offsets": 0.5}, [1, 1, 1, 1, 0.5]),
+    ],
+    ids=str,
+)
+def test_factors_by_patterns(factors, expected):
+    net = Deformable()
+    found = settings_of(net, sgd(net, lr=1.0, lr_factors=factors))
+    assert [rate for name, (rate, _) in found.items() if name.endswith("weight")] == expected
+
+
+@pytest.mark.parametrize(
+    "pattern", ["offset", "*.offset_*.*", "head.*.offsets", "weight", "offset_*.conv", "head*conv", ""]
+)
+def test_a_pattern_that_fits_nothing_is_refused(pattern):
+    with pytest.raises(ValueError, match="no trainable parameter lies in a submodule named"):
+        sgd(Deformable(), lr=1.0, lr_factors={pattern: 0.1})
+
+
 @pytest.mark.parametrize(
     ("build", "plain", "settings"),
     [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
@@ -19,7 +21,9 @@ class LearningRate(Settings):
 
     Args:
         lr: the learning rate, before the schedule's factor.
-        lr_factors: factors on the learning rate of submodules, by name, for example ``{"backbone": 0.1}``.
+        lr_factors: factors on the learning rate of submodules, by name, for example ``{"backbone": 0.1}``. Between dots
+            ``*`` stands for anything: ``{"offset_*": 0.1}``. Of names that fit, that of the innermost submodule counts,
+            and of several of these the one with the most letters of its own.
         layer_decay: each layer of the backbone learns by this factor, in (0, 1), more slowly than the next, the last
             than what stands on the backbone (Clark et al. 2020, ELECTRA, arXiv:2003.10555; 0.65 to 0.9 for vision
             transformers). timm defines the layers.
@@ -135,7 +139,7 @@ def parameter_groups(module: nn.Module, rate: LearningRate, decay: WeightDecay) 
     """Sort the trainable parameters of a module by learning-rate factor and weight decay.
 
     Raises:
-        ValueError: a factor is for a submodule that has no trainable parameter, or there is none at all; or nothing in
+        ValueError: a factor fits no submodule that has a trainable parameter, or there is none at all; or nothing in
             the module says what its layers are.
     """
     factors = rate.lr_factors or {}
@@ -145,9 +149,10 @@ def parameter_groups(module: nn.Module, rate: LearningRate, decay: WeightDecay) 
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        owners = [part for part in factors if f".{part}." in f".{name}"]
+        precision = {pattern: _precision(pattern, name) for pattern in factors}
+        owners = [pattern for pattern in factors if precision[pattern][0] > 0]
         unused -= set(owners)
-        factor = factors[max(owners, key=len)] if owners else 1.0  # the most precise name wins
+        factor = factors[max(owners, key=lambda pattern: precision[pattern])] if owners else 1.0
         factor *= layers.get(name, 1.0)
         strength = decay.weight_decay if decay.decay_norm_and_bias or parameter.ndim > 1 else 0.0
         group = groups.setdefault((factor, strength), {"params": [], "lr": rate.lr * factor, "weight_decay": strength})
@@ -157,6 +162,19 @@ def parameter_groups(module: nn.Module, rate: LearningRate, decay: WeightDecay) 
     if not groups:
         raise ValueError("there is nothing to train: all parameters are frozen")
     return list(groups.values())
+
+
+def _precision(pattern: str, name: str) -> tuple[int, int]:
+    """Return how precisely a pattern names a submodule that a parameter lies in; what is larger is more precise.
+
+    Returns:
+        How deep the outermost such submodule lies, 0 where there is none, and how many letters of the pattern stand for
+        themselves.
+    """
+    owners, parts = name.split(".")[:-1], pattern.split(".")
+    ends = range(len(parts), len(owners) + 1)
+    fitting = [end for end in ends if all(map(fnmatchcase, owners[end - len(parts) : end], parts))]
+    return min(fitting, default=0), len(re.sub(r"\*|\?|\[.*?\]", "", pattern))
 
 
 def _layer_factors(module: nn.Module, layer_decay: float) -> dict[str, float]:
