@@ -411,3 +411,21 @@ def test_epochs_are_counted_in_the_data(faults, tmp_path):
         name = {"name": "coco"} if "images" in data else {}
         [fault] = faults(DETECT | {"data": {**name, **data}}, "train.epochs=8")
         assert f"8 epochs of {images} images in batches" in fault
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "absent"),
+    [
+        (DETECT, ["optimizer.lr_factors={backbone: 0.1, neck: 2}"], ""),
+        (DETECT, ["optimizer.lr_factors={backbones: 0.1, neck: 2}"], "backbones"),
+        (DETECT, ["optimizer.lr_factors={offset_*: 0.1}"], "offset_*"),
+        (DETECT, ["optimizer.lr_factors={offset_*: 0.1}", "backbone.deform_stages=[4]"], ""),
+        (DETECT, ["optimizer.lr_factors={backbone: 0.1}", "backbone.frozen_stages=4", "weights=file"], "backbone"),
+        (PRETRAIN, ["optimizer.lr_factors={encoder: 0.1}"], ""),
+        (PRETRAIN, ["optimizer.lr_factors={head: 0.1}"], "head"),
+    ],
+    ids=str,
+)
+def test_factors_for_what_is_not_trained(faults, config, overrides, absent):
+    said = [fault.partition(": optimizer.lr_factors: ")[2] for fault in faults(config, *overrides)]
+    assert said == ([f"no trainable parameter lies in a submodule named {absent}"] if absent else [])

@@ -100,5 +100,4 @@ def evaluator(run: Detect, data: LabelledData) -> DetectionEvaluator:
 
 def detector(run: Detect, classes: list[str]) -> TwoStageDetector:
     """Build a detector with random weights."""
-    parts = {name: getattr(run, name).model_dump() for name in ("backbone", "neck", "rpn", "head")}
-    return build_detector(classes, **parts)
+    return build_detector(classes, **run.detector_parts())

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from visionlab.config.part import Part
@@ -15,6 +16,7 @@ from visionlab.config.stand_in import WIDTH, StandIn, strides_of
 from visionlab.models.neck import Neck
 from visionlab.settings import check_groups
 from visionlab.train.loop import Training
+from visionlab.train.optim import LearningRate, WeightDecay, parameter_groups
 
 Refusal = tuple[str, str]  # the keys that lead to a setting, with dots, and what is wrong there
 
@@ -41,6 +43,22 @@ def group_refusals(name: str, section: Part) -> list[Refusal]:
 def training_refusals(training: Part, device: str) -> list[Refusal]:
     """Return what is wrong with how a task is to be trained, on a kind of device that may not be known yet."""
     return _ask("train", training, lambda: Training(**training.arguments()).on(device))[1]
+
+
+def factor_refusals(optimizer: Part, build: Callable[[], nn.Module]) -> list[Refusal]:
+    """Return what is wrong with the factors on the learning rates of submodules.
+
+    Args:
+        optimizer: its settings.
+        build: returns what is to be trained. It is called on the meta device, and only where there are factors, because
+            it may take seconds; where it fails, the settings of its parts are asked elsewhere.
+    """
+    factors = getattr(optimizer, "lr_factors", None)
+    module = _ask("optimizer", optimizer, lambda: _on_meta(build))[0] if factors else None
+    if module is None or group_refusals("optimizer", optimizer):
+        return []
+    rate = LearningRate(lr=optimizer.lr, lr_factors=factors)
+    return _ask("optimizer", optimizer, lambda: parameter_groups(module, rate, WeightDecay(weight_decay=0)))[1]
 
 
 def pretext_refusals(backbone: Part, pretext: Part) -> Iterator[Refusal]:
@@ -105,9 +123,13 @@ class _NoValues(TorchFunctionMode):
 
 def build_on_meta(section: Part, *parts: Any) -> Any:
     """Call a constructor on PyTorch's meta device, where tensors have a shape but no memory."""
+    return _on_meta(lambda: section.build(*parts))
+
+
+def _on_meta(build: Callable[[], Any]) -> Any:
     # That a config is read must not change what is drawn afterwards.
     with torch.random.fork_rng([]), _NoValues(), torch.device("meta"):
-        return section.build(*parts)
+        return build()
 
 
 def _place(name: str, section: Part, message: str) -> Refusal:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
+from torch import nn
 
 from visionlab.choices import OneOf
 from visionlab.config.part import From, Part, Section
@@ -17,6 +18,7 @@ from visionlab.config.refusals import (
     FOLDER,
     SAMPLES,
     detector_refusals,
+    factor_refusals,
     group_refusals,
     pretext_refusals,
     refusals,
@@ -27,7 +29,7 @@ from visionlab.data.sources import DETECT_DATA, PRETRAIN_DATA
 from visionlab.data.transforms import DetectionTransform, EvaluationResize
 from visionlab.eval.detection import DetectionEvaluator
 from visionlab.models.backbone import Backbone
-from visionlab.models.detector import DEFAULT_HEAD, HEAD, NECK
+from visionlab.models.detector import DEFAULT_HEAD, HEAD, NECK, build_detector
 from visionlab.models.rpn import RPN
 from visionlab.pretext import PRETEXTS, Pretext
 from visionlab.train.checkpoint import Checkpoints
@@ -106,6 +108,9 @@ class Pretrain(Common):
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
         yield from pretext_refusals(self.backbone, self.pretext)
+        yield from factor_refusals(
+            self.optimizer, lambda: nn.ModuleDict({"pretext": self.pretext.build(self.backbone.build())})
+        )
 
 
 class Detect(Common):
@@ -134,10 +139,17 @@ class Detect(Common):
         if self.resize:
             yield from refusals("resize", self.resize)
         yield from detector_refusals(self.backbone, self.neck, self.rpn, self.head)
+        yield from factor_refusals(
+            self.optimizer, lambda: nn.ModuleDict({"detector": build_detector(["object"], **self.detector_parts())})
+        )
         yield from refusals("evaluate", self.evaluate, {}, [])
         data = self.data
         if data.name == "coco" and data.annotations and data.val_annotations is None and data.val_fraction is None:
             yield from self.without_validation()
+
+    def detector_parts(self) -> dict[str, Any]:
+        """Return what ``build_detector`` takes besides the classes."""
+        return {name: getattr(self, name).model_dump() for name in ("backbone", "neck", "rpn", "head")}
 
     def without_validation(self) -> Iterator[tuple[str, str]]:
         """Yield the settings that have no effect where there are no images to evaluate on."""

@@ -226,6 +226,7 @@ class RoIHead(nn.Module, ABC):
             boxes.append(candidates[images[-1].rows])
         return images, to_rois(boxes)
 
+    @eager
     @torch.no_grad()
     def _hardest(self, maps: list[Tensor], images: list[Samples], rois: Tensor) -> tuple[list[Samples], Tensor]:
         """Return the samples that the head is worst at, and their ``(K, 5)`` RoIs."""
