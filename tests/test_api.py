@@ -106,7 +106,7 @@ CHOICES = {
     """,
     "visionlab.data.sources.PRETRAIN_DATA": "auto coco folder synthetic voc yolo",
     "visionlab.data.sources.DETECT_DATA": "auto coco synthetic voc yolo",
-    "visionlab.models.detector.HEADS": "fast_rcnn rfcn",
+    "visionlab.models.detector.HEADS": "fast_rcnn res5 rfcn",
     "visionlab.models.detector.NECKS": "fpn simple_pyramid single_level",
     "visionlab.models.pools.POOLS": "deform_ps_roi_pool deform_roi_pool ps_roi_align ps_roi_pool roi_align roi_pool",
     "visionlab.train.optim.OPTIMIZERS": "adamw sgd",

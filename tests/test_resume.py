@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import DETECT, PRETRAIN, read_file, read_rows, visionlab, write_config
+from tiny_runs import DETECT, OTHER_HEADS, PRETRAIN, read_file, read_rows, visionlab, write_config
 
 from visionlab import run
 from visionlab.data.synthetic import write_synthetic
 from visionlab.tasks.detect import DetectTask
 from visionlab.tasks.pretrain import PretrainTask
 
+RUNS = {"pretrain": PRETRAIN, "detect": DETECT, **{head: DETECT | parts for head, parts in OTHER_HEADS.items()}}
 TASKS = {"pretrain": PretrainTask, "detect": DetectTask}
 STEPS = 6
 SETTINGS = {  # a checkpoint after 2 and 4 steps, rows of 3 steps, so that a row spans a checkpoint
@@ -24,9 +25,9 @@ SETTINGS = {  # a checkpoint after 2 and 4 steps, rows of 3 steps, so that a row
 COMMON = {"checkpoints": {"every": 2}, "log": {"every": 3}, "schedule": {"name": "cosine", "warmup_steps": 2}}
 
 
-def trained(folder: Path, task: str, *overrides: str) -> int:
-    config = {"pretrain": PRETRAIN, "detect": DETECT}[task]
-    return visionlab("train", write_config(folder, config, **COMMON, **SETTINGS[task]), *overrides)
+def trained(folder: Path, name: str, *overrides: str) -> int:
+    config = RUNS[name]
+    return visionlab("train", write_config(folder, config, name, **COMMON, **SETTINGS[config["task"]]), *overrides)
 
 
 @pytest.fixture(scope="module", params=["pretrain", "detect"])
@@ -56,30 +57,32 @@ def dying(after_step, at: dict[int, str]):
     return after
 
 
+@pytest.mark.parametrize("uninterrupted", RUNS, indirect=True)
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_run_that_was_killed_twice_equals_one_that_was_not(uninterrupted, workers, tmp_path, no_report, monkeypatch):
     """Bit for bit: weights, rows and evaluations. The uninterrupted run read its images without workers."""
-    task = uninterrupted.name
+    name = uninterrupted.name
+    task = TASKS[RUNS[name]["task"]]
     accidents = {2: "crash", 4: "SIGTERM"}
-    monkeypatch.setattr(TASKS[task], "after_step", dying(TASKS[task].after_step, accidents))
-    words = (task, f"loader.workers={workers}")
+    monkeypatch.setattr(task, "after_step", dying(task.after_step, accidents))
+    words = (name, f"loader.workers={workers}")
     with pytest.raises(Crash):
         trained(tmp_path, *words)
-    assert sorted(path.name for path in (tmp_path / task / "checkpoints").iterdir()) == ["step_00000002.pt"]
+    assert sorted(path.name for path in (tmp_path / name / "checkpoints").iterdir()) == ["step_00000002.pt"]
     assert trained(tmp_path, *words) == 128 + signal.SIGTERM
-    assert not (tmp_path / task / "backbone.safetensors").exists()
+    assert not (tmp_path / name / "backbone.safetensors").exists()
     assert trained(tmp_path, *words, "checkpoints.keep=1") == 0
     assert not accidents
 
-    assert read_rows(tmp_path / task) == read_rows(uninterrupted)
+    assert read_rows(tmp_path / name) == read_rows(uninterrupted)
     for path in uninterrupted.glob("*.safetensors"):
-        expected, found = read_file(path), read_file(tmp_path / task / path.name)
+        expected, found = read_file(path), read_file(tmp_path / name / path.name)
         assert found[0] == expected[0]
         assert found[1].keys() == expected[1].keys()
-        assert all(torch.equal(found[1][name], value) for name, value in expected[1].items())
+        assert all(torch.equal(found[1][key], value) for key, value in expected[1].items())
     measured = sorted((uninterrupted / "eval").iterdir())
-    assert [path.name for path in sorted((tmp_path / task / "eval").iterdir())] == [path.name for path in measured]
-    assert all((tmp_path / task / "eval" / path.name).read_bytes() == path.read_bytes() for path in measured)
+    assert [path.name for path in sorted((tmp_path / name / "eval").iterdir())] == [path.name for path in measured]
+    assert all((tmp_path / name / "eval" / path.name).read_bytes() == path.read_bytes() for path in measured)
 
 
 def test_other_settings_are_refused_and_nothing_is_touched(uninterrupted, capsys):

@@ -38,6 +38,26 @@ DETECT: dict[str, Any] = {
     "optimizer": {"name": "sgd", "lr": 0.01},
     "log": {"every": 1},
 }
+# What differs in a run with another head.
+OTHER_HEADS: dict[str, dict[str, Any]] = {
+    "rfcn": {
+        "backbone": {**PRETRAIN["backbone"], "output_stride": 16},
+        "neck": {"name": "single_level"},
+        "rpn": {**DETECT["rpn"], "anchor_sizes": [[8, 16, 24, 32, 48]]},
+        "head": {
+            "name": "rfcn",
+            "samples_per_image": 16,
+            "map_channels": 16,
+            "pool": {"name": "ps_roi_pool", "output_size": 3},
+        },
+    },
+    "res5": {
+        "backbone": {**PRETRAIN["backbone"], "roi_stage": True},
+        "neck": {"name": "single_level"},
+        "rpn": {**DETECT["rpn"], "anchor_sizes": [[8, 16, 24, 32, 48]]},
+        "head": {"name": "res5", "samples_per_image": 16, "pool": {"name": "roi_align", "output_size": 4}},
+    },
+}
 
 
 def write_config(folder: Path, config: dict[str, Any], name: str = "", **sections: Any) -> Path:

@@ -239,6 +239,20 @@ def test_levels_of_a_dilated_backbone(faults):
     assert "backbone.output_stride: expected the last of strides [4, 8], got 16" in fault
 
 
+def test_a_head_and_the_stage_it_runs(faults):
+    parts = {"backbone": {"name": "resnet18", "roi_stage": True}, "neck": {"name": "single_level"}}
+    text = DETECT | parts | {"head": {"name": "res5"}}
+    assert not faults(text, "rpn.anchor_sizes=[[32, 64, 128]]")
+    [fault] = faults(text, "backbone.roi_stage=false")
+    assert "backbone.roi_stage: expected true for the head res5, which runs the backbone's last stage" in fault
+    [fault] = faults(text, "head={name: fast_rcnn}")
+    assert "backbone.roi_stage: would have no effect, the head fast_rcnn does not run" in fault
+    [fault] = faults(text, "neck={name: fpn}")
+    assert "head.pool: expected RoIs of" in fault
+    [fault] = faults(PRETRAIN, "backbone={name: resnet18, roi_stage: true}")
+    assert "backbone.roi_stage: would have no effect, only the head of a detector runs the stage" in fault
+
+
 class Plain(Neck):
     """A neck without settings of a pyramid.
 

@@ -8,6 +8,7 @@ import pytest
 import test_api
 import torch
 import yaml
+from tiny_runs import OTHER_HEADS
 from torch import Tensor
 
 from visionlab.models.detector import DEFAULT_HEAD, HEADS, NECKS, build_detector, read_detector, save_detector
@@ -25,22 +26,30 @@ VIT = {"name": "vit_tiny_patch16_224", "image_size": 64, "options": {"depth": 1}
 SMALL_HEADS: dict[str, dict[str, Any]] = {
     "fast_rcnn": {"fc_channels": 16},
     "rfcn": {"map_channels": 16, "pool": {"name": "ps_roi_pool", "output_size": 3}},
+    "res5": {"pool": {"name": "roi_align", "output_size": 4}},
 }
 SMALL_NECKS: dict[str, dict[str, Any]] = {
     "fpn": {"backbone": RESNET, "neck": {"channels": 16}},
     "simple_pyramid": {"backbone": VIT, "neck": {"channels": 16}},
     "single_level": {"backbone": {**RESNET, "output_stride": 16}, "neck": {"channels": 16}},
 }
+# What some heads need of the other parts.
+BODIES: dict[str, dict[str, Any]] = {
+    "res5": {"backbone": {**RESNET, "roi_stage": True}, "neck": {"name": "single_level"}},
+}
 
 
-def detector_with(head: str = "fast_rcnn", neck: str = "fpn", pool: str | None = None, **settings) -> TwoStageDetector:
+def detector_with(
+    head: str = "fast_rcnn", neck: str | None = None, pool: str | None = None, norm: str = "train", **settings
+) -> TwoStageDetector:
     torch.manual_seed(0)
-    small = SMALL_NECKS.get(neck, {"backbone": RESNET, "neck": {}})
+    small = SMALL_NECKS.get(neck or "fpn", {"backbone": RESNET, "neck": {}})
+    small = BODIES.get(head, small) if neck is None else small
     of_pool = {"pool": {"name": pool, "output_size": 4}} if pool else {}  # 4 * 4 divides the channels
     return build_detector(
         CLASSES,
-        backbone=small["backbone"],
-        neck={"name": neck, **small["neck"]},
+        backbone=small["backbone"] | ({} if norm == "train" else {"norm": norm}),
+        neck={"name": neck or "fpn", **small["neck"]},
         rpn={"samples_per_image": 64, "train_candidates": 100, "test_proposals": 20},
         head={"name": head, "score_threshold": 0.0, **SMALL_HEADS.get(head, {}), **of_pool, **settings},
     )
@@ -124,6 +133,7 @@ def places_of_head(name: str) -> dict[str, bool]:
         "`visionlab/models/detector.py`": name in HEADS,
         "`tests/models/test_NAME_head.py`": (ROOT / f"tests/models/test_{name}_head.py").is_file(),
         "`tests/models/test_parts.py`": name in SMALL_HEADS,
+        "`tests/tiny_runs.py`": name == DEFAULT_HEAD or name in OTHER_HEADS,
         "`tests/test_api.py`": is_public("visionlab.models.detector.HEADS", name),
         "`configs/`": chosen_by_a_config("head", name, DEFAULT_HEAD),
     }

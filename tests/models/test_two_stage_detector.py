@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from test_parts import detector_with
 from torch import Tensor
 from two_processes import differences, launch, save
 
 from visionlab import distributed
-from visionlab.models.detector import build_detector
+from visionlab.models.detector import HEADS, build_detector
 from visionlab.models.matching import BalancedSampler
 from visionlab.models.norm import batch_norms
 from visionlab.models.rpn import ProposalLimits
@@ -260,14 +261,19 @@ def uneven_batch(seed: int) -> ImageBatch:
     return batch
 
 
-RUNS = {"frozen": {"norm": "frozen"}, "train": {"norm": "train"}, "ohem": {"norm": "frozen", "ohem": True}}
+RUNS = {
+    **{head: {"head": head, "norm": "frozen"} for head in HEADS},
+    "ohem": {"norm": "frozen", "ohem": True},
+    "batch statistics": {"norm": "train"},
+}
 
 
-def train(**settings) -> dict[str, Tensor]:
+def train(head: str = "fast_rcnn", **settings) -> dict[str, Tensor]:
     """Return losses, gradients and state of three steps, in double precision, on this process's share of each batch."""
     distributed.start(torch.device("cpu"))
     rank, share = distributed.rank(), BATCH // distributed.world_size()
-    task = DetectTask(make_detector(**settings).double())
+    detector = make_detector(**settings) if head == "fast_rcnn" else detector_with(head, **settings)
+    task = DetectTask(detector.double())
     for layer in batch_norms(task):
         torch.nn.init.uniform_(layer.weight, 0.5, 1.5)  # a fresh network has blocks that are scaled by 0
     replica = distributed.replicate(task, torch.device("cpu")).train()
@@ -287,16 +293,25 @@ def train(**settings) -> dict[str, Tensor]:
     return found | {f"state: {name}": value.clone() for name, value in task.state_dict().items()}
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
+    """What two processes found in each run, by rank."""
+    return launch(__file__, tmp_path_factory.mktemp("two"))
+
+
 @pytest.mark.slow
-def test_two_processes_with_half_of_each_batch_are_one_with_all(tmp_path):
-    two = launch(__file__, tmp_path)
-    for run in ("frozen", "ohem"):
-        one = train(**RUNS[run])
-        for name in LOSSES:
-            assert all(one[f"step {step}, loss {name}"] > 0 for step in range(STEPS))
-        for rank in range(2):
-            assert differences(one, two[rank][run]) == []
-    assert differences(train(**RUNS["train"]), two[0]["train"])  # batch statistics of a process are its own
+@pytest.mark.parametrize("run", [run for run in RUNS if run != "batch statistics"])
+def test_two_processes_with_half_of_each_batch_are_one_with_all(two, run):
+    one = train(**RUNS[run])
+    for name in LOSSES:
+        assert all(one[f"step {step}, loss {name}"] > 0 for step in range(STEPS))
+    for rank in range(2):
+        assert differences(one, two[rank][run]) == []
+
+
+@pytest.mark.slow
+def test_batch_statistics_of_a_process_are_its_own(two):
+    assert differences(train(**RUNS["batch statistics"]), two[0]["batch statistics"])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ class SmallEncoder(nn.Module):
 
     name = "small"
     norm = "group"
+    settings: dict = {}  # noqa: RUF012
     fixed_size = None
     strides = (2, 4)
 

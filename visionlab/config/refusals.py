@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from visionlab.config.part import Part
 from visionlab.config.stand_in import WIDTH, StandIn, strides_of
 from visionlab.models.neck import Neck
+from visionlab.models.roi_stage import RoIStage, check_roi_stage
 from visionlab.settings import check_groups
 from visionlab.train.loop import Training
 from visionlab.train.optim import LearningRate, WeightDecay, parameter_groups
@@ -77,24 +78,32 @@ def pretext_refusals(backbone: Part, pretext: Part) -> Iterator[Refusal]:
 
 def detector_refusals(backbone: Part, neck: Part, rpn: Part, head: Part) -> list[Refusal]:
     """Return what the parts of a detector say against their settings."""
-    found = _refusals_at(strides_of(backbone), neck, rpn, head)
+    name = getattr(head, "name", type(head).constructor.__name__)
+    _, found = _ask("backbone", backbone, lambda: check_roi_stage(type(head).constructor, name, backbone.roi_stage))
+    if found:
+        return found
+    # No neck makes levels of such a width by chance.
+    stage = RoIStage((), WIDTH + 1, WIDTH, 2) if backbone.roi_stage else None
+    found = _refusals_at(strides_of(backbone), stage, neck, rpn, head)
     if found and backbone.strides is None:
         # Now it is worth the seconds to build the backbone: what is refused may fit its own strides.
         real, found = _ask("backbone", backbone, lambda: build_on_meta(backbone))
         if real is not None:
-            found = _refusals_at(real.strides, neck, rpn, head)
+            found = _refusals_at(real.strides, stage, neck, rpn, head)
     return found
 
 
-def _refusals_at(strides: list[int], neck: Part, rpn: Part, head: Part) -> list[Refusal]:
+def _refusals_at(strides: list[int], stage: RoIStage | None, neck: Part, rpn: Part, head: Part) -> list[Refusal]:
+    width, of_backbone = (WIDTH, ()) if stage is None else (stage.in_channels, (stage,))
+
     def of_stages() -> tuple[tuple[int, list[int]], tuple[int, list[int]]]:
-        levels: Neck = build_on_meta(neck, [WIDTH] * len(strides), strides)
+        levels: Neck = build_on_meta(neck, [width] * len(strides), strides)
         return levels.width_and_strides(levels.proposal_levels), levels.width_and_strides(levels.pooled_levels)
 
     stages, found = _ask("neck", neck, of_stages)
     if stages is None:
         return found
-    return [*refusals("rpn", rpn, *stages[0]), *refusals("head", head, *stages[1], 1)]
+    return [*refusals("rpn", rpn, *stages[0]), *refusals("head", head, *stages[1], 1, *of_backbone)]
 
 
 def _ask(name: str, section: Part, call: Callable[[], Any]) -> tuple[Any, list[Refusal]]:

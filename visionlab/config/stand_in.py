@@ -16,7 +16,8 @@ WIDTH = 256
 
 def strides_of(backbone: Part) -> list[int]:
     """Return the strides of a backbone's levels: those that its settings ask for, or those of most."""
-    return backbone.strides or [stride for stride in STRIDES if stride <= (backbone.output_stride or STRIDES[-1])]
+    usual = STRIDES[:-1] if backbone.roi_stage else STRIDES
+    return backbone.strides or [stride for stride in usual if stride <= (backbone.output_stride or usual[-1])]
 
 
 class StandIn(nn.Module):

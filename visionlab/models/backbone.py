@@ -14,6 +14,7 @@ from visionlab.models.backbone_settings import BackboneSettings
 from visionlab.models.deform_stages import deform_stages as make_deformable
 from visionlab.models.encoder import Normalization
 from visionlab.models.norm import NormPolicy, apply_norm_policy, batch_norms
+from visionlab.models.roi_stage import RoIStage, find_stage
 from visionlab.precision import full_precision
 from visionlab.settings import flat_settings
 
@@ -32,12 +33,16 @@ class Backbone(nn.Module):
     Args:
         settings: what it is built from, see ``BackboneSettings``.
 
+    Attributes:
+        roi_stage: the stage that images do not go through, with the setting of that name; else None.
+
     Raises:
         ValueError: no such model, a model without feature levels, or a setting the model has no use for.
     """
 
     channels: list[int]
     fixed_size: tuple[int, int] | None
+    roi_stage: RoIStage | None
     _mean: Tensor
     _std: Tensor
 
@@ -52,13 +57,20 @@ class Backbone(nn.Module):
         self.normalization = Normalization(self.model.pretrained_cfg["mean"], self.model.pretrained_cfg["std"])
 
         self.timm_names = list(self.model.state_dict())
-        self.strides, self._indices = _choose_levels(self.model, settings)
+        strides, indices = _choose_levels(self.model, settings)
         if hasattr(self.model, "prune_intermediate_layers"):
-            self._indices = self.model.prune_intermediate_layers(self._indices, prune_norm=False, prune_head=True)
+            indices = self.model.prune_intermediate_layers(indices, prune_norm=False, prune_head=True)
+        levels = len(strides) - settings.roi_stage
+        self.strides, self._indices = strides[:levels], indices[:levels]
         if settings.deform_stages:
             make_deformable(self.model, settings)
         apply_norm_policy(self.model, self.norm, name)
-        self._measure()
+        levels_found = self._measure()
+        self.roi_stage = self._find_stage(strides[-1], indices[-2:]) if settings.roi_stage else None
+        if self.roi_stage is not None:
+            with torch.enable_grad():
+                levels_found.append(self.roi_stage(levels_found[-1]))
+        _freeze_unused(self.model, levels_found)
         self._fixed: list[nn.Module] = list(batch_norms(self.model)) if self.norm == "frozen" else []
         self._fixed += _freeze(self.model, settings.frozen_stages, name)
         self.train()
@@ -149,11 +161,29 @@ class Backbone(nn.Module):
 
     def _levels(self, images: Tensor) -> list[Tensor]:
         return self.model.forward_intermediates(
-            images, indices=self._indices, norm=self._final_norm, intermediates_only=True
+            images,
+            indices=self._indices,
+            norm=self._final_norm,
+            stop_early=self.settings["roi_stage"],
+            intermediates_only=True,
         )
 
-    def _measure(self) -> None:
-        """Find out, with one small image, which sizes the model takes, its channels, and what its levels depend on."""
+    def _find_stage(self, stride: int, indices: list[int]) -> RoIStage:
+        """Find the stage between the last level and one of this stride; timm's indices of both are given."""
+
+        def both(images: Tensor) -> list[Tensor]:
+            return self.model.forward_intermediates(
+                images, indices=indices, norm=self._final_norm, intermediates_only=True
+            )
+
+        size = self.fixed_size[0] if self.fixed_size else 2 * stride
+        stage = find_stage(self.model, both, size, stride // self.strides[-1])
+        if stage is None:
+            raise ValueError(f"roi_stage: {self.name} has no modules that take stride {self.strides[-1]} to {stride}")
+        return stage
+
+    def _measure(self) -> list[Tensor]:
+        """Find out, with one small image, which sizes the model takes and its channels; return the image's levels."""
         largest = self.strides[-1]
         native = self.settings["image_size"]
         native_size = (native, native) if native else tuple(self.model.pretrained_cfg["input_size"][1:])
@@ -164,8 +194,7 @@ class Backbone(nn.Module):
                 if levels is not None:
                     self.fixed_size = size if size == native_size else None
                     self.channels = [level.shape[1] for level in levels]
-                    _freeze_unused(self.model, levels)
-                    return
+                    return levels
         raise ValueError(f"name: expected a model with feature maps of strides {self.strides}, got {self.name}")
 
     def _try(self, size: tuple[int, int]) -> list[Tensor] | None:
@@ -211,7 +240,10 @@ def _one_line(error: Exception | None) -> str:
 
 
 def _choose_levels(model: Any, settings: BackboneSettings) -> tuple[list[int], list[int]]:
-    """Return the strides and timm's indices of the levels; of several levels with one stride, the deepest is taken."""
+    """Return the strides and timm's indices of the levels, and of the RoI stage if there is one.
+
+    Of several levels with one stride, the deepest is taken.
+    """
     name, strides = settings.name, settings.strides
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise ValueError(f"name: expected a model with feature levels, got {name}")
@@ -219,10 +251,16 @@ def _choose_levels(model: Any, settings: BackboneSettings) -> tuple[list[int], l
     deepest = {info["reduction"]: index for index, info in enumerate(infos)}
     if settings.output_stride is not None and max(deepest) != settings.output_stride:
         raise ValueError(f"output_stride: {name} has levels of strides {sorted(deepest)}, got {settings.output_stride}")
-    chosen = strides or [stride for stride in sorted(deepest) if stride >= 4] or sorted(deepest)
-    if chosen != sorted(set(chosen) & set(deepest)):
-        raise ValueError(f"strides: expected some of {sorted(deepest)} for {name}, got {strides}")
-    return list(chosen), [deepest[stride] for stride in chosen]
+    there = sorted(deepest)
+    levels = there[:-1] if settings.roi_stage else there
+    if not levels:
+        raise ValueError(f"roi_stage: expected a model with several levels, {name} has strides {there}")
+    chosen = list(strides or [stride for stride in levels if stride >= 4] or levels)
+    if chosen != sorted(set(chosen) & set(levels)):
+        raise ValueError(f"strides: expected some of {levels} for {name}, got {strides}")
+    if settings.roi_stage:
+        chosen.append(there[there.index(chosen[-1]) + 1])
+    return chosen, [deepest[stride] for stride in chosen]
 
 
 def _freeze(model: Any, stages: int, name: str) -> list[nn.Module]:

@@ -35,6 +35,9 @@ class BackboneSettings(Settings):
             a ResNet's features are what they were, and those of the places between. Of levels that then share a
             stride the deepest is taken. timm can dilate its ResNets, RegNets, ConvNeXts, EfficientNets and some
             others. Default: the model's own, 32 for most.
+        roi_stage: the stage after the coarsest level is kept, under timm's names, and not run on images: the head of a
+            detector runs it on pooled RoIs (``head: {name: res5}``). What is said of stages holds for it too. By
+            default the levels are then those before the model's last.
         frozen_stages: 0 trains everything; n freezes the stem and the first n stages, which also stay in evaluation
             mode (MMDetection's ``frozen_stages`` for n > 0, detectron2's ``FREEZE_AT`` minus one). A stage is
             what timm groups under one name (``layer1``, ``stages.0``); in a plain ViT it is one block.
@@ -53,6 +56,7 @@ class BackboneSettings(Settings):
     name: str = "resnet50"
     strides: list[int] | None = None
     output_stride: Literal[8, 16] | None = None
+    roi_stage: bool = False
     frozen_stages: int = 0
     norm: NormPolicy = "train"
     deform_stages: list[int] | None = None
@@ -78,6 +82,8 @@ class BackboneSettings(Settings):
                 raise ValueError(f"{key}: would have no effect without deform_stages")
         if self.output_stride not in (None, 8, 16):
             raise ValueError(f"output_stride: expected 8 or 16, got {self.output_stride}")
+        if self.output_stride and self.roi_stage:
+            raise ValueError("roi_stage: expected no output_stride, which makes a level of the last stage")
         if self.output_stride and self.strides and self.strides[-1] != self.output_stride:
             raise ValueError(f"output_stride: expected the last of strides {self.strides}, got {self.output_stride}")
         for option in self.options or {}:

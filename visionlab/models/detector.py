@@ -16,8 +16,10 @@ from visionlab.models.encoder import Normalization
 from visionlab.models.fast_rcnn_head import FastRCNNHead
 from visionlab.models.fpn import FPN
 from visionlab.models.neck import Neck
+from visionlab.models.res5_head import Res5Head
 from visionlab.models.rfcn_head import RFCNHead
 from visionlab.models.roi_head import RoIHead
+from visionlab.models.roi_stage import check_roi_stage
 from visionlab.models.rpn import RPN
 from visionlab.models.single_level import SingleLevel
 from visionlab.models.tensor_file import read_tensors, write_tensors
@@ -26,7 +28,7 @@ from visionlab.models.vit_pyramid import SimpleFeaturePyramid
 from visionlab.renames import current_settings
 
 NECKS: dict[str, type[Neck]] = {"fpn": FPN, "simple_pyramid": SimpleFeaturePyramid, "single_level": SingleLevel}
-HEADS: dict[str, type[RoIHead]] = {"fast_rcnn": FastRCNNHead, "rfcn": RFCNHead}
+HEADS: dict[str, type[RoIHead]] = {"fast_rcnn": FastRCNNHead, "rfcn": RFCNHead, "res5": Res5Head}
 NECK, HEAD = OneOf(NECKS, Neck), OneOf(HEADS, RoIHead)
 DEFAULT_NECK, DEFAULT_HEAD = "fpn", "fast_rcnn"
 KIND = "visionlab detector"
@@ -66,12 +68,14 @@ def build_detector(
     neck = _complete(NECK, neck or {}, DEFAULT_NECK)
     head = _complete(HEAD, head or {}, DEFAULT_HEAD)
     body = Backbone(**backbone or {})
+    check_roi_stage(HEAD.find(head["name"]), head["name"], body.roi_stage is not None)
+    stage = () if body.roi_stage is None else (body.roi_stage,)
     pyramid = NECK.build("neck", neck, body.channels, body.strides)
     detector = TwoStageDetector(
         backbone=body,
         neck=pyramid,
         rpn=RPN(*pyramid.width_and_strides(pyramid.proposal_levels), **rpn or {}),
-        head=HEAD.build("head", head, *pyramid.width_and_strides(pyramid.pooled_levels), len(classes)),
+        head=HEAD.build("head", head, *pyramid.width_and_strides(pyramid.pooled_levels), len(classes), *stage),
         norm_eps=norm_eps,
     )
     detector.classes = list(classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,7 @@ class RoIHead(nn.Module, ABC):
     Source: Girshick, Fast R-CNN, 2015, arXiv:1504.08083.
 
     A row of the table ``HEADS`` is called with ``channels``, ``strides`` and ``num_classes``, and with its settings.
+    One that says ``needs_stage`` is given a ``RoIStage`` of the backbone as fourth part.
 
     Args:
         channels: channels of every level.
@@ -98,6 +100,8 @@ class RoIHead(nn.Module, ABC):
         sampler: what chooses the RoIs that the losses look at, or that ``ohem`` keeps the hardest of; any
             ``CandidateSampler`` may take its place.
     """
+
+    needs_stage: ClassVar[bool] = False
 
     @flat_settings
     def __init__(

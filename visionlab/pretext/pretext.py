@@ -42,6 +42,8 @@ class Pretext(nn.Module, ABC):
 
     def __init__(self, encoder: Backbone):
         super().__init__()
+        if encoder.settings.get("roi_stage"):
+            raise ValueError("roi_stage: would have no effect, only the head of a detector runs the stage")
         self.encoder = encoder
 
     @abstractmethod
