@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NATIVE_SOURCES := $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: install test test-slow sanitize cross-aarch64 quickstart lint format clean
+.PHONY: install test test-slow sanitize cross-aarch64 quickstart family-table lint format clean
 
 install: .venv/installed
 
@@ -42,6 +42,22 @@ cross-aarch64: install
 	else \
 		echo "aarch64: skipped, there is no aarch64-linux-gnu-g++ (Debian: apt-get install g++-aarch64-linux-gnu)"; \
 	fi
+
+# The tables of detectors in RESULTS.md, into OUT. What is done is kept, and several processes may do it together, each with
+# OMP_NUM_THREADS=1. BCCD is the folder of that dataset; without it its table is left out.
+OUT ?= runs/detectors
+BCCD ?=
+DETECTORS := configs/compare/detectors
+COMPARE := $(BIN)/python benchmarks/detector_family.py
+BENT := data.deformation=1 --seeds 0 1 2 3 4
+ON_BCCD := "data={name: coco, root: $(BCCD), annotations: annotations/train.json, images: images, \
+	val_annotations: annotations/val.json}" transform.short_side=160 transform.max_size=216 loader.batch_size=4 \
+	--tune data.val_annotations=null --tune data.val_fraction=0.25 --tune data.near_copies=null
+family-table: install
+	$(COMPARE) $(DETECTORS)/faster_rcnn_fpn.yaml $(DETECTORS)/*.yaml --out $(OUT)/generated
+	$(COMPARE) $(DETECTORS)/faster_rcnn_dc5.yaml $(DETECTORS)/deformable_faster_rcnn.yaml $(BENT) --out $(OUT)/bent_faster_rcnn
+	$(COMPARE) $(DETECTORS)/rfcn.yaml $(DETECTORS)/deformable_rfcn.yaml $(BENT) --out $(OUT)/bent_rfcn
+	test -z "$(BCCD)" || $(COMPARE) $(DETECTORS)/faster_rcnn_fpn.yaml $(DETECTORS)/*.yaml $(ON_BCCD) --out $(OUT)/bccd
 
 quickstart: install
 	$(BIN)/visionlab quickstart

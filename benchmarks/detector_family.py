@@ -1,9 +1,11 @@
 """Compare detectors: the same images, steps and seeds for all, each at the learning rate that is best for it.
 
-    python benchmarks/detector_family.py configs/compare/detectors/*.yaml --out runs/detectors
-    python benchmarks/detector_family.py PLAIN.yaml DEFORMABLE.yaml data.deformation=1 --seeds 0 1 2 3 4 --out DIR
+    D=configs/compare/detectors
+    python benchmarks/detector_family.py $D/faster_rcnn_fpn.yaml $D/*.yaml --out DIR
+    python benchmarks/detector_family.py $D/rfcn.yaml $D/deformable_rfcn.yaml data.deformation=1 --out DIR
 
-Each config is a detector, called by the file's name; all are compared with the first. The learning rate of each is the
+Each config is a detector, called by the file's name; all are compared with the first, which may come again among the
+others. The learning rate of each is the
 one of the grid with the best AP on seeds that are not reported, and with `--tune KEY=VALUE` on other images than those
 that are reported. A seed draws the weights, the order of images and, where they are generated, the images. The cost of
 an image and of a training step is measured last, each detector in turn with the first, on the trained weights and with
@@ -55,7 +57,7 @@ def main() -> int:
         "words", nargs="+", metavar="CONFIG | KEY=VALUE", help="detectors, and settings for all of them"
     )
     parser.add_argument("--out", type=Path, required=True, help="the folder of results")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3], help="the grid of learning rates")
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 5e-3], help="the grid of learning rates")
     parser.add_argument("--tuning-seeds", type=int, nargs="+", default=[100], help="choose the rate of each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="are reported")
     parser.add_argument(
@@ -102,7 +104,7 @@ class Study:
         out: Path,
     ) -> None:
         self.configs = {path.stem: path for path in configs}
-        if len(self.configs) < max(len(configs), 1):
+        if len(self.configs) < max(len({path.resolve() for path in configs}), 1):
             raise ValueError(f"expected config files of different names, got {', '.join(map(str, configs)) or 'none'}")
         self.overrides, self.tune, self.tuning_seeds, self.out = overrides, tune, tuning_seeds, out
         runs = {arm: load_run(path, "detect", overrides) for arm, path in self.configs.items()}

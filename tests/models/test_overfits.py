@@ -36,12 +36,37 @@ RPN = {
     "test_proposals": 100,
 }
 HEAD = {"samples_per_image": 64, "positive_fraction": 0.5}
+ONE_LEVEL = {
+    "neck": {"name": "single_level", "channels": 128},
+    "rpn": {**RPN, "anchor_sizes": [[20, 32, 48, 72, 110, 160, 220, 300]]},
+}
+DEFORMABLE = {"strides": [16], "output_stride": 16, "deform_stages": [4], "deform_groups": 4}
 FAMILIES: dict[str, dict[str, Any]] = {
     "faster_rcnn_fpn": {
         "backbone": backbone(strides=[8, 16, 32]),
         "neck": {"name": "fpn", "channels": 64},
         "rpn": {**RPN, "anchor_sizes": [[20, 32], [48, 72], [110, 160], [220, 300]]},
         "head": {**HEAD, "fc_channels": 256, "pool": {"name": "roi_align", "canonical_size": 112}},
+    },
+    "faster_rcnn_dc5": {
+        "backbone": backbone(strides=[16], output_stride=16),
+        "head": {**HEAD, "fc_channels": 256},
+        **ONE_LEVEL,
+    },
+    "deformable_faster_rcnn": {
+        "backbone": backbone(**DEFORMABLE),
+        "head": {**HEAD, "fc_channels": 256, "pool": {"name": "deform_roi_pool"}},
+        **ONE_LEVEL,
+    },
+    "rfcn": {
+        "backbone": backbone(strides=[16], output_stride=16),
+        "head": {**HEAD, "name": "rfcn", "map_channels": 256, "pool": {"name": "ps_roi_align", "output_size": 3}},
+        **ONE_LEVEL,
+    },
+    "deformable_rfcn": {
+        "backbone": backbone(**DEFORMABLE),
+        "head": {**HEAD, "name": "rfcn", "map_channels": 256, "pool": {"name": "deform_ps_roi_pool", "output_size": 3}},
+        **ONE_LEVEL,
     },
 }
 
