@@ -48,6 +48,9 @@ def build_parser(commands: Mapping[str, Callable[[argparse.Namespace], int | Non
     command.add_argument(
         "--batch-size", type=int, default=own("batch_size"), help="most images at once (default: %(default)s)"
     )
+    command.add_argument(
+        "--show-offsets", action="store_true", help="draw where deformable layers and RoI pools look, too"
+    )
 
     command = add("probe", "Measure encoders by k-NN and a linear classifier of images, level by level.")
     own = partial(Default, "visionlab.studies.encoder_probes", "probe_files")

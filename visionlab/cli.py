@@ -90,6 +90,7 @@ def _predict(options: argparse.Namespace) -> None:
         threshold=options.threshold,
         device=options.device,
         batch_size=options.batch_size,
+        show_offsets=options.show_offsets,
     )
 
 

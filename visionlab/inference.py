@@ -13,6 +13,7 @@ from visionlab.data.images import read_image, read_image_sizes
 from visionlab.data.samples import collate_images
 from visionlab.data.transforms import EvaluationResize, fit
 from visionlab.models.detector import read_detector
+from visionlab.models.sampling_places import SamplingPlaces, sampling_places
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.structures import Detections
 
@@ -63,6 +64,19 @@ class Predictor:
         for rows in self.batches(_sizes(images)):
             found |= zip(rows, self._detect([_pixels(images[row]) for row in rows]), strict=True)
         return [found[row] for row in range(len(images))]
+
+    def sampling_places(self, image: np.ndarray, detections: Detections) -> SamplingPlaces:
+        """Say where the deformable parts of the detector look for objects, in pixels of the image.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 RGB.
+            detections: of this image.
+        """
+        batch = collate_images([self.resize.apply_to_image(_pixels(image))], divisor=DIVISOR).to(self.device)
+        [(height, width)] = batch.sizes
+        y, x = height / image.shape[0], width / image.shape[1]
+        boxes = detections.boxes * detections.boxes.new_tensor([x, y, x, y])
+        return sampling_places(self.detector, batch, boxes, detections.labels).scaled(1 / x, 1 / y)
 
     def batches(self, sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
         """Say which images go through the detector together.

@@ -17,8 +17,10 @@ from visionlab.data.images import ImageError, read_image, read_image_sizes
 from visionlab.distributed import choose_device
 from visionlab.eval.detection import to_results
 from visionlab.eval.drawing import draw_boxes, save_jpeg
+from visionlab.eval.offset_drawing import best_detections, draw_offsets
 from visionlab.files import write_text
 from visionlab.inference import Predictor, load_detector
+from visionlab.models.sampling_places import has_deformable_parts
 from visionlab.structures import Detections
 
 
@@ -30,6 +32,7 @@ def predict(
     threshold: float = 0.5,
     device: str = "auto",
     batch_size: int = 8,
+    show_offsets: bool = False,
 ) -> Path:
     """Detect the objects in images; write COCO results and pictures with boxes.
 
@@ -41,6 +44,7 @@ def predict(
         threshold: the least score that is drawn; the json holds all.
         device: auto, cpu or cuda.
         batch_size: the most images that go through the detector together; those of a batch have similar sizes.
+        show_offsets: also draw where deformable convolutions and RoI pools look for the best detections.
 
     Returns:
         The path of ``results.json``.
@@ -51,6 +55,11 @@ def predict(
     console = Console()
     check_in("[0, 1]", threshold=threshold)
     predictor = load_detector(run, choose_device(device), batch_size=batch_size)
+    if show_offsets and not has_deformable_parts(predictor.detector):
+        raise ValueError(
+            f"show_offsets: expected a detector with deformable parts (backbone.deform_stages, or a pool deform_…), "
+            f"{run} has none"
+        )
     files = [file for path in images for file in (find_images([str(path)]) if path.is_dir() else [str(path)])]
     out.mkdir(parents=True, exist_ok=True)
     category_ids = predictor.detector.provenance.get("category_ids") or list(range(1, len(predictor.classes) + 1))
@@ -59,6 +68,10 @@ def predict(
         for number, image, detections in zip(numbers, pixels, predictor(pixels), strict=True):
             found[number] = (image.shape[0], image.shape[1]), detections
             picture = _draw(image, detections, predictor.classes, threshold)
+            best = best_detections(detections, threshold)
+            if show_offsets and len(best):
+                places = predictor.sampling_places(image, best)
+                picture = draw_offsets(image, picture, best.boxes, places.taps, places.layers, places.bins)
             save_jpeg(picture, out / f"{number:05d}_{Path(files[number - 1]).stem}.jpg")
     if not found:
         raise ValueError(f"images: expected at least one that can be read, got none of {len(files)}")

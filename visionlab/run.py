@@ -31,7 +31,7 @@ from visionlab.models.weights import load_weights, save_backbone
 from visionlab.resume import check_settings, checkpoint_fingerprint
 from visionlab.run_folder import make_folders, open_folder
 from visionlab.seeding import derive_seed
-from visionlab.tasks.detect import DetectTask, detect_all
+from visionlab.tasks.detect import DetectTask, detect_all, draw_sampling
 from visionlab.tasks.pretrain import PretrainTask
 from visionlab.text import printable
 from visionlab.train.guard import Interrupted
@@ -169,6 +169,9 @@ def _measure(
         write_text(folder / "eval" / f"{name}.json", json.dumps({"step": step, **metrics.to_json()}, indent=1))
         for number, picture in enumerate(pictures):
             save_jpeg(picture, folder / "pictures" / f"val_{number:02d}.jpg")
+        loader = build.validation_loader(run, data, resize, device)
+        for number, picture in enumerate(draw_sampling(detector, loader, device)):
+            save_jpeg(picture, folder / "pictures" / f"offsets_{number:02d}.jpg")
     return metrics
 
 

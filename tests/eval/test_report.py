@@ -74,6 +74,15 @@ def test_detector_report(detect_run):
     assert "Missing" not in page.text
 
 
+def test_pictures_of_where_deformable_parts_look(generated_run):
+    first = min((generated_run / "pictures").glob("val_*.jpg"))
+    (generated_run / "pictures" / "offsets_00.jpg").write_bytes(first.read_bytes())
+    page = Page(write_report(generated_run))
+    assert "Where deformable parts look" in page.headings
+    assert page.count("img") == 6  # of which one stands twice
+    assert "pictures/offsets_00.jpg" in json.loads((generated_run / "report.json").read_text())["pictures"]
+
+
 def test_detector_report_in_numbers(generated_run):
     write_report(generated_run)
     report = json.loads((generated_run / "report.json").read_text(), parse_constant=pytest.fail)

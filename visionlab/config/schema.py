@@ -39,6 +39,8 @@ from visionlab.train.named_optimizers import OPTIMIZER
 from visionlab.train.schedule import SCHEDULES
 
 MIN_MATCHED = 0.95
+# Of data whose parts a config may name: the settings that name what is trained on and what is evaluated on.
+NAMED_PARTS = {"coco": ("annotations", "val_annotations"), "voc": ("image_sets", "val_image_sets")}
 SCHEDULE = OneOf(SCHEDULES)
 
 
@@ -144,7 +146,8 @@ class Detect(Common):
         )
         yield from refusals("evaluate", self.evaluate, {}, [])
         data = self.data
-        if data.name == "coco" and data.annotations and data.val_annotations is None and data.val_fraction is None:
+        train, val = NAMED_PARTS.get(data.name, ("", ""))
+        if train and getattr(data, train) and getattr(data, val) is None and data.val_fraction is None:
             yield from self.without_validation()
 
     def detector_parts(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def draw_boxes(
     Returns:
         ``(H', W', 3)`` uint8 RGB.
     """
-    picture, scale = _enlarge(Image.fromarray(image), min_side)
+    picture, scale = enlarge(Image.fromarray(image), min_side)
     draw = ImageDraw.Draw(picture)
     width = max(3, round(max(picture.size) / 240))
     font = ImageFont.load_default(max(12, round(max(picture.size) / 42)))
@@ -78,7 +78,7 @@ def draw_boxes(
         is_crowd = crowd is not None and bool(crowd[i])
         color = _GRAY if is_crowd else class_color(labels[i])
         text = f"{classes[labels[i]]} (crowd)" if is_crowd else str(classes[labels[i]])
-        _draw_frame(draw, boxes[i], color, width, picture.size)
+        draw_frame(draw, boxes[i], color, width, picture.size)
         captions.append((boxes[i], text if scores is None else f"{text} {scores[i]:.2f}", color))
     for box, text, color in captions:  # above all frames
         _draw_caption(draw, box, text, color, font, picture.size)
@@ -143,7 +143,7 @@ def draw_views(batch: ViewBatch, *, max_images: int = 16, min_side: int = 96) ->
     strips = []
     for i in range(min(len(batch), max_images)):
         views = [view[i].permute(1, 2, 0).cpu().numpy() for view in batch.views]
-        views = [np.asarray(_enlarge(Image.fromarray(view), min_side)[0]) for view in views]
+        views = [np.asarray(enlarge(Image.fromarray(view), min_side)[0]) for view in views]
         strips.append(picture_grid(views, columns=len(views), gap=1))
     return picture_grid(strips, columns=max(1, 8 // len(batch.views)), gap=10)
 
@@ -155,8 +155,8 @@ def save_jpeg(image: np.ndarray, path: str | os.PathLike[str], *, quality: int =
     write_bytes(Path(path), buffer.getvalue())
 
 
-def _enlarge(picture: Image.Image, min_side: int) -> tuple[Image.Image, np.ndarray]:
-    """Return the picture, at least ``min_side`` long, and the scale of its ``x1, y1, x2, y2``."""
+def enlarge(picture: Image.Image, min_side: int) -> tuple[Image.Image, np.ndarray]:
+    """Return a picture, at least ``min_side`` long, and the scale of its ``x1, y1, x2, y2``."""
     factor = min_side / max(picture.size)
     if factor <= 1:
         return picture, np.ones(4)
@@ -164,7 +164,7 @@ def _enlarge(picture: Image.Image, min_side: int) -> tuple[Image.Image, np.ndarr
     return picture.resize(size, Image.Resampling.BICUBIC), np.array(size * 2) / np.array(picture.size * 2)
 
 
-def _draw_frame(draw: ImageDraw.ImageDraw, box: np.ndarray, color: Color, width: int, size: tuple[int, int]) -> None:
+def draw_frame(draw: ImageDraw.ImageDraw, box: np.ndarray, color: Color, width: int, size: tuple[int, int]) -> None:
     """Draw a frame with a thin dark edge around it, so that it shows on any background."""
     last = np.array(size * 2) - 1
     x1, y1, x2, y2 = np.clip(np.round(box - [0, 0, 1, 1]), 0, last).astype(int).tolist()

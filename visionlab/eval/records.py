@@ -27,6 +27,7 @@ class RunRecord:
         evaluations: step -> metrics, in order.
         views: pictures of what went in.
         validation: pictures of validation images.
+        offsets: pictures of where deformable parts of a detector look in some of them.
         warnings: what the run warned of, with the step.
         notes: which files are missing or could not be read.
     """
@@ -38,6 +39,7 @@ class RunRecord:
     evaluations: dict[int, Metrics] = field(default_factory=dict)
     views: list[Path] = field(default_factory=list)
     validation: list[Path] = field(default_factory=list)
+    offsets: list[Path] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -128,6 +130,7 @@ def read_run(folder: str | os.PathLike[str]) -> RunRecord:
     pictures = sorted((record.folder / "pictures").glob("*.jpg"))
     record.views = [path for path in pictures if path.name.startswith("views")]
     record.validation = [path for path in pictures if path.name.startswith("val")]
+    record.offsets = [path for path in pictures if path.name.startswith("offsets")]
     return record
 
 

@@ -57,6 +57,7 @@ def write_report(run_folder: str | os.PathLike[str], *, max_pictures: int = 12) 
         "absent": [name for name, value in record.final.per_class.items() if value is None] if record.final else [],
         "validation": embed_pictures(record, record.validation[:max_pictures]),
         "more_validation": max(0, len(record.validation) - max_pictures),
+        "offsets": embed_pictures(record, record.offsets),
         "views": embed_pictures(record, record.views),
         "meter_plots": _meter_plots(record),
         "training_plots": _training_plots(record),
@@ -72,7 +73,7 @@ def write_report(run_folder: str | os.PathLike[str], *, max_pictures: int = 12) 
         "best": {"step": best, **record.evaluations[best].to_json()} if best is not None else None,
         "environment": record.environment,
         "config": record.config,
-        "pictures": [f"pictures/{path.name}" for path in (*record.views, *record.validation)],
+        "pictures": [f"pictures/{path.name}" for path in (*record.views, *record.validation, *record.offsets)],
     }
     return write_page(record.folder / "report.html", "report.html.j2", context, data)
 

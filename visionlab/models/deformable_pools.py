@@ -71,9 +71,11 @@ class DeformableRoIPool(Pool):
 
     def forward(self, features: list[Tensor], rois: Tensor) -> Tensor:
         """Pool each RoI; see ``Pool.forward``."""
-        still = self.by_level(self._pool, features, rois, None, None)
-        offset, mask = _split(self.offset_fc(still), 2)
-        return self.by_level(self._pool, features, rois, offset, mask)
+        return self.by_level(self._pool, features, rois, *self.bin_moves(features, rois))
+
+    def bin_moves(self, features: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return how far the bins of each RoI move, ``(K, 2, k, k)``: along x, then y; and the mask, or None."""
+        return _split(self.offset_fc(self.by_level(self._pool, features, rois, None, None)), 2)
 
     def _pool(self, feature: Tensor, rois: Tensor, scale: float, offset: Tensor | None, mask: Tensor | None) -> Tensor:
         return deform_roi_pool(
@@ -130,8 +132,14 @@ class DeformablePSRoIPool(PositionSensitivePool):
 
     def forward(self, features: list[Tensor], rois: Tensor, moves: Sequence[Tensor] = ()) -> Tensor:
         """Pool each RoI; see ``PositionSensitivePool.forward``."""
+        return self.by_level(self._pool, features, rois, *self.bin_moves(features, rois, moves))
+
+    def bin_moves(
+        self, features: list[Tensor], rois: Tensor, moves: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return how far the bins of each RoI move, ``(K, 2 * sets, k, k)``, and the mask, or None; see ``forward``."""
         pooled = self.by_level(self._pool, moves or self.moves_of(features), rois, None, None)
-        return self.by_level(self._pool, features, rois, *_split(pooled, 2 * self.sets))
+        return _split(pooled, 2 * self.sets)
 
     def _pool(self, feature: Tensor, rois: Tensor, scale: float, offset: Tensor | None, mask: Tensor | None) -> Tensor:
         return deform_ps_roi_pool(

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from visionlab import distributed
+from visionlab.data.samples import collate_images
 from visionlab.eval.detection import DetectionEvaluator
-from visionlab.eval.drawing import draw_comparison
+from visionlab.eval.drawing import draw_boxes, draw_comparison
+from visionlab.eval.offset_drawing import best_detections, draw_offsets
+from visionlab.models.sampling_places import has_deformable_parts, sampling_places
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.structures import ImageBatch
 from visionlab.train.task import Task
@@ -65,4 +68,46 @@ def detect_all(
                 drawn.append(
                     draw_comparison(image, batch.targets[row], found[row], detector.classes, threshold=threshold)
                 )
+    return drawn
+
+
+def draw_sampling(
+    detector: TwoStageDetector,
+    batches: Iterable[ImageBatch],
+    device: torch.device,
+    *,
+    pictures: int = 4,
+    threshold: float = 0.3,
+) -> list[np.ndarray]:
+    """Draw where the deformable parts of a detector look for what it finds.
+
+    Args:
+        detector: in any mode.
+        batches: images, of which the first are drawn.
+        device: where the detector is.
+        pictures: how many images to draw; one in which nothing is found is passed over.
+        threshold: the least score that is drawn; where nothing reaches it, the best detection is.
+
+    Returns:
+        ``(H, W, 3)`` uint8 pictures; none of a detector without such parts.
+    """
+    drawn: list[np.ndarray] = []
+    if not has_deformable_parts(detector):
+        return drawn
+    left = pictures
+    for batch in batches:
+        found = [part.to("cpu") for part in detector.detect(batch.to(device))]
+        for row in range(min(len(batch), left)):
+            best = best_detections(found[row], threshold)
+            if len(best):
+                height, width = batch.sizes[row]
+                pixels = batch.pixels[row, :, :height, :width]
+                places = sampling_places(detector, collate_images([pixels]).to(device), best.boxes, best.labels)
+                image = pixels.permute(1, 2, 0).numpy()
+                labels, scores = best.labels.tolist(), best.scores.tolist()
+                boxes = draw_boxes(image, best.boxes, labels, detector.classes, scores=scores)
+                drawn.append(draw_offsets(image, boxes, best.boxes, places.taps, places.layers, places.bins))
+        left -= len(batch)
+        if left <= 0:
+            break
     return drawn
