@@ -247,10 +247,33 @@ def test_a_head_and_the_stage_it_runs(faults):
     assert "backbone.roi_stage: expected true for the head res5, which runs the backbone's last stage" in fault
     [fault] = faults(text, "head={name: fast_rcnn}")
     assert "backbone.roi_stage: would have no effect, the head fast_rcnn does not run" in fault
-    [fault] = faults(text, "neck={name: fpn}")
-    assert "head.pool: expected RoIs of" in fault
+    [fault] = faults(text, "neck={name: fpn, channels: 64}")
+    assert "head.pool: expected RoIs of 256 channels" in fault
     [fault] = faults(PRETRAIN, "backbone={name: resnet18, roi_stage: true}")
     assert "backbone.roi_stage: would have no effect, only the head of a detector runs the stage" in fault
+
+
+@pytest.mark.parametrize("pool", ["ps_roi_pool", "ps_roi_align", "deform_ps_roi_pool"])
+def test_a_pool_that_needs_maps_for_each_bin(faults, pool):
+    text = DETECT | {"weights": "file", "head": {"pool": {"name": pool}}}
+    [fault] = faults(text)
+    assert "head.pool.output_size: expected k * k to divide the 256 channels to pool from" in fault
+    assert not faults(text, "neck={name: fpn, channels: 245}")
+    # What a single level has is up to the backbone: 512 channels.
+    level = ("neck={name: single_level}", "rpn.anchor_sizes=[[32, 64]]")
+    [fault] = faults(text, *level)
+    assert "head.pool.output_size: expected k * k to divide the 512 channels to pool from" in fault
+    assert not faults(text, *level, "head.pool.output_size=4")
+
+
+def test_what_r_fcn_votes_with(faults):
+    text = DETECT | {"weights": "file", "head": {"name": "rfcn"}}
+    assert not faults(text)
+    assert not faults(text, "head.pool={name: deform_ps_roi_pool, output_size: 3}")
+    [fault] = faults(text, "head.pool={name: roi_align}")
+    assert "head.pool.name: expected a position-sensitive pool, ps_roi_pool or ps_roi_align or" in fault
+    [fault] = faults(text, "head.background_box=true", "head.class_agnostic=false")
+    assert "head.background_box: no effect without class_agnostic" in fault
 
 
 class Plain(Neck):

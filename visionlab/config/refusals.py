@@ -82,28 +82,34 @@ def detector_refusals(backbone: Part, neck: Part, rpn: Part, head: Part) -> list
     _, found = _ask("backbone", backbone, lambda: check_roi_stage(type(head).constructor, name, backbone.roi_stage))
     if found:
         return found
-    # No neck makes levels of such a width by chance.
-    stage = RoIStage((), WIDTH + 1, WIDTH, 2) if backbone.roi_stage else None
-    found = _refusals_at(strides_of(backbone), stage, neck, rpn, head)
-    if found and backbone.strides is None:
-        # Now it is worth the seconds to build the backbone: what is refused may fit its own strides.
+    # A prime, which no neck makes by chance and no pool divides.
+    width, strides = WIDTH + 1, strides_of(backbone)
+    stage = RoIStage((), width, WIDTH, 2) if backbone.roi_stage else None
+    widths, found = _refusals_at([width] * len(strides), strides, stage, neck, rpn, head)
+    if found and (backbone.strides is None or width in widths):
+        # Now it is worth the seconds to build the backbone: what is refused may fit its own levels.
         real, found = _ask("backbone", backbone, lambda: build_on_meta(backbone))
         if real is not None:
-            found = _refusals_at(real.strides, stage, neck, rpn, head)
+            _, found = _refusals_at(real.channels, real.strides, real.roi_stage, neck, rpn, head)
     return found
 
 
-def _refusals_at(strides: list[int], stage: RoIStage | None, neck: Part, rpn: Part, head: Part) -> list[Refusal]:
-    width, of_backbone = (WIDTH, ()) if stage is None else (stage.in_channels, (stage,))
+def _refusals_at(
+    channels: list[int], strides: list[int], stage: RoIStage | None, neck: Part, rpn: Part, head: Part
+) -> tuple[list[int], list[Refusal]]:
+    """Return the channels of the levels that a neck makes of some, and what it and both stages refuse."""
 
-    def of_stages() -> tuple[tuple[int, list[int]], tuple[int, list[int]]]:
-        levels: Neck = build_on_meta(neck, [width] * len(strides), strides)
-        return levels.width_and_strides(levels.proposal_levels), levels.width_and_strides(levels.pooled_levels)
+    def levels_of() -> tuple[list[int], tuple[int, list[int]], tuple[int, list[int]]]:
+        levels: Neck = build_on_meta(neck, channels, strides)
+        first, second = (levels.width_and_strides(which) for which in (levels.proposal_levels, levels.pooled_levels))
+        return levels.channels, first, second
 
-    stages, found = _ask("neck", neck, of_stages)
-    if stages is None:
-        return found
-    return [*refusals("rpn", rpn, *stages[0]), *refusals("head", head, *stages[1], 1, *of_backbone)]
+    made, found = _ask("neck", neck, levels_of)
+    if made is None:
+        return channels, found
+    widths, first, second = made
+    of_backbone = () if stage is None else (stage,)
+    return widths, [*refusals("rpn", rpn, *first), *refusals("head", head, *second, 1, *of_backbone)]
 
 
 def _ask(name: str, section: Part, call: Callable[[], Any]) -> tuple[Any, list[Refusal]]:
