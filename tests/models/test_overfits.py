@@ -49,6 +49,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "rpn": {**RPN, "anchor_sizes": [[20, 32], [48, 72], [110, 160], [220, 300]]},
         "head": {**HEAD, "fc_channels": 256, "pool": {"name": "roi_align", "canonical_size": 112}},
     },
+    "faster_rcnn_c4": {
+        "backbone": backbone(roi_stage=True),
+        "neck": {"name": "single_level"},
+        "rpn": ONE_LEVEL["rpn"],
+        "head": {**HEAD, "name": "res5", "pool": {"name": "roi_align", "output_size": 7}},
+    },
     "faster_rcnn_dc5": {
         "backbone": backbone(strides=[16], output_stride=16),
         "head": {**HEAD, "fc_channels": 256},
