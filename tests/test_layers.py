@@ -22,7 +22,7 @@ FLOORS = [
         "_native",
     },
     {"models", "data", "train", "eval"},
-    {"pretext", "inference"},
+    {"pretext", "inference", "export"},
     {"tasks"},
     {"config"},
     {"run", "run_folder", "resume", "predict", "studies", "init", "doctor"},

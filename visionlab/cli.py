@@ -94,6 +94,21 @@ def _predict(options: argparse.Namespace) -> None:
     )
 
 
+def _export(options: argparse.Namespace) -> None:
+    from visionlab.export.write import export
+
+    path, checked = export(
+        options.run,
+        options.out,
+        format=options.format,
+        opset=options.opset,
+        resize=options.resize,
+        max_side=options.max_side,
+        max_batch=options.max_batch,
+    )
+    print(f"{checked}: {path}")
+
+
 def _probe(options: argparse.Namespace) -> None:
     from visionlab.studies.encoder_probes import probe_files
 
@@ -232,6 +247,7 @@ COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "export": _export,
     "probe": _probe,
     "roi-probe": _roi_probe,
     "check-data": _check_data,

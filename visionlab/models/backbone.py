@@ -42,6 +42,7 @@ class Backbone(nn.Module):
 
     channels: list[int]
     fixed_size: tuple[int, int] | None
+    multiple: int  # height and width that are no multiple of it are padded to one
     roi_stage: RoIStage | None
     _mean: Tensor
     _std: Tensor
@@ -136,7 +137,7 @@ class Backbone(nn.Module):
         if self.fixed_size and (height, width) != self.fixed_size:
             raise ValueError(f"images: expected {self.fixed_size} pixels for {self.name}, got {(height, width)}")
         # A model that would drop pixels at the right and bottom gets zeros there, and their features are cut off.
-        padding = (-width % self._multiple, -height % self._multiple)
+        padding = (-width % self.multiple, -height % self.multiple)
         if any(padding):
             images = F.pad(images, (0, padding[0], 0, padding[1]))
         # On processors with AMX, oneDNN's convolutions in bfloat16 read memory that nobody wrote, so that outputs and
@@ -189,7 +190,7 @@ class Backbone(nn.Module):
         native_size = (native, native) if native else tuple(self.model.pretrained_cfg["input_size"][1:])
         any_size, multiples = (2 * largest + 1, 3 * largest + 1), (2 * largest, 3 * largest)
         for self._final_norm in (True, False):
-            for size, self._multiple in ((any_size, 1), (multiples, largest), (native_size, 1)):
+            for size, self.multiple in ((any_size, 1), (multiples, largest), (native_size, 1)):
                 levels = self._try(size)
                 if levels is not None:
                     self.fixed_size = size if size == native_size else None

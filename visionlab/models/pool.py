@@ -104,6 +104,9 @@ class Pool(nn.Module, ABC):
             (feature,) = features
             return pool(feature, rois, self.scales[0], *of_rois)
         levels = self.levels_of(rois)
+        if torch.compiler.is_compiling() and not self.training:  # no shape of a graph may depend on values
+            every = (pool(feature, rois, scale, *of_rois) for feature, scale in zip(features, self.scales, strict=True))
+            return torch.stack(list(every), dim=1)[torch.arange(rois.shape[0], device=rois.device), levels]
         rows = [torch.where(levels == level)[0] for level in range(len(self.scales))]
         pooled = [
             pool(feature, rois[own], scale, *(None if each is None else each[own] for each in of_rois))

@@ -46,13 +46,21 @@ class StaticDetector(nn.Module):
     Args:
         detector: a copy of it is kept, in evaluation mode and without gradients.
         limits: how many proposals are looked at; by default the detector's ``rpn.test_limits``.
+
+    Raises:
+        ValueError: the head does not suppress boxes by hard NMS.
     """
 
     def __init__(self, detector: TwoStageDetector, *, limits: ProposalLimits | None = None) -> None:
         super().__init__()
+        kind = detector.head.settings.nms
+        if kind != "hard":
+            raise ValueError(
+                f"head.nms: expected hard for a graph of fixed shapes, got {kind}, which takes boxes one by one"
+            )
         self.detector: TwoStageDetector = deepcopy(detector).requires_grad_(False)
         self.eval()
-        self.limits = limits or detector.rpn.test_limits
+        self.proposal_limits = limits or detector.rpn.test_limits
 
     def forward(self, pixels: Tensor, sizes: Tensor) -> StaticDetections:
         """Find the objects.
@@ -74,7 +82,7 @@ class StaticDetector(nn.Module):
 
     def _propose(self, scores: list[Tensor], offsets: list[Tensor], anchors: list[Tensor], corner: Tensor) -> Tensor:
         """Return ``(N, P, 4)``: the best proposals of each image; those that are missing have no area."""
-        candidates, proposals = self.limits
+        candidates, proposals = self.proposal_limits
         best_scores, best_boxes = [], []
         for score, offset, anchor in zip(scores, offsets, anchors, strict=True):
             score, best = F.pad(score, (0, candidates), value=-torch.inf).topk(candidates, dim=1)
@@ -85,7 +93,7 @@ class StaticDetector(nn.Module):
         score, boxes = torch.stack(best_scores, 1), _clip(torch.stack(best_boxes, 1), corner)
         usable = _has_sides(boxes, MIN_PROPOSAL_SIDE) & score.isfinite()
         score = _suppress(boxes, score, usable, self.detector.rpn.stage.nms_threshold).flatten(1)
-        score, best = (ordered[:, :proposals] for ordered in score.sort(dim=1, descending=True, stable=True))
+        score, best = (ordered[:, :proposals] for ordered in score.sort(dim=1, descending=True))
         boxes = boxes.flatten(1, 2).gather(1, best[..., None].expand(-1, -1, 4))
         return torch.where(score.isfinite()[..., None], boxes, 0)
 
@@ -105,8 +113,8 @@ class StaticDetector(nn.Module):
         usable = (scores > head.settings.score_threshold) & _has_sides(boxes, MIN_DETECTION_SIDE) & there
         scores = _suppress(boxes, scores, usable, head.settings.nms_threshold)
 
-        # Of equal scores those of the first proposal come first, and of one proposal those of the first class.
-        scores, rows = scores.transpose(1, 2).flatten(1).sort(dim=1, descending=True, stable=True)
+        # On CPUs and in ONNX the sort is stable: of equal scores those of the first proposal come first.
+        scores, rows = scores.transpose(1, 2).flatten(1).sort(dim=1, descending=True)
         scores, rows = (ordered[:, : head.settings.max_detections] for ordered in (scores, rows))
         boxes = boxes.transpose(1, 2).flatten(1, 2).gather(1, rows[..., None].expand(-1, -1, 4))
         found = scores.isfinite()

@@ -24,6 +24,7 @@ FORMULAS: dict[str, Callable[..., Any]] = {
     "multi_scale_roi_align": pools.multi_scale_roi_align,
     "nms": boxes.nms,
     "nms_padded": boxes.nms_padded,
+    "nms_padded_sets": boxes.nms_padded_sets,
     "ps_roi_align": pools.ps_roi_align,
     "ps_roi_pool": pools.ps_roi_pool,
     "roi_align": pools.roi_align,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,40 +12,60 @@ from visionlab.ops.onnx.loop import repeat_while
 from visionlab.ops.reference.boxes import box_iou
 
 
-def _survivors(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> tuple[Tensor, Tensor]:
-    """Return the boxes in order of score, and for each in that order whether ONNX's NonMaxSuppression keeps it."""
-    boxes = (boxes - boxes.min()).float()
-    if idxs is not None:  # boxes of different groups move apart
-        boxes = boxes + ((idxs - idxs.min()) * (boxes.max() + 1))[:, None]
+def _survivors(boxes: Tensor, scores: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
+    """Return the boxes of each set in order of score, and for each in that order whether NonMaxSuppression keeps it.
+
+    Args:
+        boxes: ``(S, N, 4)``.
+        scores: ``(S, N)``.
+        iou_threshold: see ``nms``.
+    """
+    count = boxes.shape[1]
     limit = torch.full((1,), torch.iinfo(torch.int64).max, dtype=torch.int64)
     # How many boxes are kept is known only when the model runs. This number stands for it in shapes, and nowhere else.
     unknown: Any = scores.isfinite().sum().item()
     torch._check(unknown >= 0)
-    # Rows (batch, class, box) of the boxes that are kept.
+    # Rows (set, class, box) of the boxes that are kept.
     rows = torch.onnx.ops.symbolic(
         "NonMaxSuppression",
-        (boxes[None], scores.float()[None, None], limit, torch.full((1,), iou_threshold)),
+        (boxes.float(), scores.float()[:, None], limit, torch.full((1,), _round_down(iou_threshold))),
         dtype=torch.int64,
         shape=(unknown, 3),
         version=11,
     )
-    kept = torch.zeros_like(scores, dtype=torch.int64).scatter(0, rows[:, 2], rows[:, 1] + 1)
+    places, ones = rows[:, 0] * count + rows[:, 2], rows[:, 1] + 1
+    kept = torch.zeros_like(scores, dtype=torch.int64).flatten().scatter(0, places, ones).view_as(scores)
     order = scores.sort(descending=True).indices  # becomes TopK, which puts the first of equal scores first
-    return order, kept[order]
+    return order, kept.gather(1, order)
+
+
+def _round_down(threshold: float) -> float:
+    """Return the greatest fp32 number that is not above the threshold, so that ``iou > threshold`` means the same."""
+    rounded = np.float32(threshold)
+    return float(rounded if rounded <= threshold else np.nextafter(rounded, np.float32(-np.inf)))
 
 
 def nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
     """Return the indices of the boxes that are kept."""
-    order, kept = _survivors(boxes, scores, idxs, iou_threshold)
-    return order[kept.nonzero()[:, 0]]
+    if idxs is not None:  # boxes of different groups move apart
+        boxes = (boxes - boxes.min()).float()
+        boxes = boxes + ((idxs - idxs.min()) * (boxes.max() + 1))[:, None]
+    order, kept = _survivors(boxes[None], scores[None], iou_threshold)
+    return order[0][kept[0].nonzero()[:, 0]]
 
 
 def nms_padded(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: int) -> tuple[Tensor, Tensor]:
     """Return the indices of the boxes that are kept, padded to a fixed number, and how many there are."""
-    order, kept = _survivors(boxes, scores, None, iou_threshold)
-    place = torch.where(kept > 0, kept.cumsum(0) - 1, max_output).clamp(max=max_output)
-    indices = order.new_zeros((max_output + 1,)).scatter(0, place, order)[:max_output]
-    return indices, kept.sum().clamp(max=max_output)
+    indices, counts = nms_padded_sets(boxes[None], scores[None], iou_threshold, max_output)
+    return indices[0], counts[0]
+
+
+def nms_padded_sets(boxes: Tensor, scores: Tensor, iou_threshold: float, max_output: int) -> tuple[Tensor, Tensor]:
+    """Return the same of each of several sets of boxes."""
+    order, kept = _survivors(boxes, scores, iou_threshold)
+    place = torch.where(kept > 0, kept.cumsum(1) - 1, max_output).clamp(max=max_output)
+    indices = order.new_zeros((order.shape[0], max_output + 1)).scatter(1, place, order)[:, :max_output]
+    return indices, kept.sum(1).clamp(max=max_output)
 
 
 def soft_nms(

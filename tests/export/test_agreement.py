@@ -1,0 +1,65 @@
+"""What counts as the same detections."""
+
+import re
+
+import pytest
+import torch
+
+from visionlab.export.agreement import difference
+from visionlab.structures import Detections
+
+
+def detections(*rows: tuple[float, float, int]) -> Detections:
+    """Detections of a left side, a score and a label each."""
+    return Detections(
+        torch.tensor([[left, 0, left + 9, 9] for left, _, _ in rows]).reshape(-1, 4),
+        torch.tensor([score for _, score, _ in rows]),
+        torch.tensor([label for *_, label in rows], dtype=torch.int64),
+    )
+
+
+EXPECTED = detections((0.0, 0.9, 0), (20.0, 0.8, 1), (40.0, 0.79995, 1), (60.0, 0.0501, 2))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        EXPECTED,
+        detections((0.0009, 0.90009, 0), (20.0, 0.8, 1), (40.0, 0.79995, 1), (60.0, 0.0501, 2)),
+        detections((0.0, 0.9, 0), (40.0, 0.79995, 1), (20.0, 0.8, 1), (60.0, 0.0501, 2)),
+        detections((0.0, 0.9, 0), (20.0, 0.8, 1), (40.0, 0.79995, 1)),
+        detections((0.0, 0.9, 0), (20.0, 0.8, 1), (40.0, 0.79995, 1), (60.0, 0.0501, 2), (80.0, 0.05005, 0)),
+    ],
+    ids=["equal", "near", "close scores swapped", "one at the threshold absent", "one more at the threshold"],
+)
+def test_the_same(found: Detections):
+    assert difference(EXPECTED, found, 0.05, 100) == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (detections((0.002, 0.9, 0), (20.0, 0.8, 1), (40.0, 0.79995, 1)), r"label 0, score 0.9000, \[0.0.*is absent"),
+        (detections((0.0, 0.9, 0), (20.0, 0.8002, 1), (40.0, 0.79995, 1)), "label 1, score 0.8000.* is absent"),
+        (detections((0.0, 0.9, 1), (20.0, 0.8, 1), (40.0, 0.79995, 1)), "label 0, score 0.9000.* is absent"),
+        (detections(), "label 0, score 0.9000.* is absent"),
+        (
+            detections((0.0, 0.9, 0), (5.0, 0.85, 0), (20.0, 0.8, 1), (40.0, 0.79995, 1)),
+            "label 0, score 0.8500.* is not its own",
+        ),
+        (detections((20.0, 0.8, 1), (0.0, 0.9, 0), (40.0, 0.79995, 1)), "0 and 1 of the detector are in another order"),
+    ],
+    ids=["moved", "scored", "labelled", "empty", "one too many", "order"],
+)
+def test_not_the_same(found: Detections, message: str):
+    assert re.search(message, difference(EXPECTED, found, 0.05, 100))
+
+
+def test_a_full_list_may_end_elsewhere():
+    found = detections((0.0, 0.9, 0), (20.0, 0.8, 1))
+    assert difference(detections((0.0, 0.9, 0), (40.0, 0.80005, 1)), found, 0.05, 2) == ""
+    assert "is absent" in difference(detections((0.0, 0.9, 0), (40.0, 0.82, 1)), found, 0.05, 2)
+
+
+def test_nothing_found_is_the_same():
+    assert difference(detections(), detections(), 0.05, 100) == ""

@@ -1,0 +1,1 @@
+"""Trained networks as files for other runtimes: what an exporter traces, checks and writes."""
