@@ -34,6 +34,10 @@ def write_onnx(program: torch.export.ExportedProgram, outputs: list[str], opset:
         raise ValueError(
             f"format onnx: expected the package {error.name}: pip install onnxscript onnxruntime"
         ) from error
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.sort.stable:  # which ONNX's sort, TopK, always is
+            node.target = torch.ops.aten.sort.default
+            node.args, node.kwargs = (node.args[0], node.kwargs["dim"], node.kwargs["descending"]), {}
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

@@ -93,7 +93,7 @@ class StaticDetector(nn.Module):
         score, boxes = torch.stack(best_scores, 1), _clip(torch.stack(best_boxes, 1), corner)
         usable = _has_sides(boxes, MIN_PROPOSAL_SIDE) & score.isfinite()
         score = _suppress(boxes, score, usable, self.detector.rpn.stage.nms_threshold).flatten(1)
-        score, best = (ordered[:, :proposals] for ordered in score.sort(dim=1, descending=True))
+        score, best = (ordered[:, :proposals] for ordered in score.sort(dim=1, descending=True, stable=True))
         boxes = boxes.flatten(1, 2).gather(1, best[..., None].expand(-1, -1, 4))
         return torch.where(score.isfinite()[..., None], boxes, 0)
 
@@ -113,8 +113,8 @@ class StaticDetector(nn.Module):
         usable = (scores > head.settings.score_threshold) & _has_sides(boxes, MIN_DETECTION_SIDE) & there
         scores = _suppress(boxes, scores, usable, head.settings.nms_threshold)
 
-        # On CPUs and in ONNX the sort is stable: of equal scores those of the first proposal come first.
-        scores, rows = scores.transpose(1, 2).flatten(1).sort(dim=1, descending=True)
+        # Of equal scores those of the first proposal come first, and of one proposal those of the first class.
+        scores, rows = scores.transpose(1, 2).flatten(1).sort(dim=1, descending=True, stable=True)
         scores, rows = (ordered[:, : head.settings.max_detections] for ordered in (scores, rows))
         boxes = boxes.transpose(1, 2).flatten(1, 2).gather(1, rows[..., None].expand(-1, -1, 4))
         found = scores.isfinite()
