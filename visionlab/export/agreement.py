@@ -91,6 +91,8 @@ def difference(expected: Detections, found: Detections, least: float, most: int)
             box = [round(side, 3) for side in ours.boxes[row].tolist()]
             return f"the detection of label {int(ours.labels[row])}, score {float(ours.scores[row]):.4f}, {box} {what}"
     rows = near.any(1).nonzero()[:, 0]
+    if not len(rows):
+        return ""
     places = near[rows].int().argmax(1)
     scores = expected.scores[rows]
     swapped = (scores[:, None] - scores > SCORE_TOLERANCE) & (places[:, None] > places)
