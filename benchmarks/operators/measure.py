@@ -16,12 +16,17 @@ from operators.cases import Work
 
 
 def timer(device: str) -> Callable[[Callable[[], Any]], float]:
-    """Return a function that says how many seconds a call takes, on the device's own clock where it has one."""
+    """Return a function that says how many seconds a call takes, on the device's own clock where it has one.
+
+    The device ``"process"`` is the CPU, by the time that its cores spend on this process: with one thread, what the
+    call would take on a machine without other load.
+    """
+    clock = time.process_time if device == "process" else time.perf_counter
 
     def on_cpu(call: Callable[[], Any]) -> float:
-        begin = time.perf_counter()
+        begin = clock()
         call()
-        return time.perf_counter() - begin
+        return clock() - begin
 
     def on_cuda(call: Callable[[], Any]) -> float:
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -41,7 +46,7 @@ def interleave(
 
     Args:
         calls: what to time, by name.
-        device: ``"cpu"`` or ``"cuda"``.
+        device: ``"cpu"``, ``"process"`` or ``"cuda"``; see ``timer``.
         seconds: stop after about this long, but not before every call ran 3 times.
         repeats: the most rounds. A call faster than half of the slowest one runs up to 5 times in a round.
 
@@ -130,12 +135,18 @@ def release_freed_buffers() -> None:
     ctypes.CDLL(None).mallopt(-3, 65536)  # M_MMAP_THRESHOLD
 
 
-def extra_memory(call: Callable[[], Any], device: str) -> int:
+def extra_memory(call: Callable[[], Any], device: str, *, warm: bool = True) -> int:
     """Return the bytes that a call needs at its peak beyond what it was given and what it returns.
 
     On the CPU this is the resident memory of the process, whoever allocated it; ``release_freed_buffers`` comes first.
+
+    Args:
+        call: what to measure.
+        device: ``"cpu"`` or ``"cuda"``.
+        warm: call it once before, so that what it keeps for the next call does not count.
     """
-    call()
+    if warm:
+        call()
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

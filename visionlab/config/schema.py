@@ -105,7 +105,7 @@ class Pretrain(Common):
     task: Literal["pretrain"]
     data: Annotated[Part, From(OneOf(PRETRAIN_DATA), unnamed="auto")]
     pretext: Annotated[Part, From(OneOf(PRETEXTS, Pretext))]
-    train: Annotated[Part, From(train, without=("evaluate_every",))]
+    train: Annotated[Part, From(train, without=("evaluate_every", "compile"))]
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         yield from super().conflicts()
@@ -145,6 +145,8 @@ class Detect(Common):
             self.optimizer, lambda: nn.ModuleDict({"detector": build_detector(["object"], **self.detector_parts())})
         )
         yield from refusals("evaluate", self.evaluate, {}, [])
+        if self.train.compile and self.backbone.norm == "sync":
+            yield "train.compile", "cannot compile backbone.norm sync, which waits for other processes"
         data = self.data
         train, val = NAMED_PARTS.get(data.name, ("", ""))
         if train and getattr(data, train) and getattr(data, val) is None and data.val_fraction is None:

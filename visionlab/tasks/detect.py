@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from visionlab import distributed
 from visionlab.data.samples import collate_images
@@ -33,6 +33,10 @@ class DetectTask(Task):
     def forward(self, batch: ImageBatch) -> dict[str, Tensor]:
         """Return the detector's named losses of a batch with targets."""
         return self.detector.losses(batch)
+
+    def compilable(self) -> list[nn.Module]:
+        """Return the backbone and the neck."""
+        return [self.detector.backbone, self.detector.neck]
 
 
 def detect_all(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from shutil import which
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +26,7 @@ from visionlab.train.log import Log
 from visionlab.train.schedule import Schedule
 from visionlab.train.task import Task
 
+COMPILERS = (os.environ.get("CXX") or "c++", "g++", "clang++", "cl")  # of which torch.compile takes one
 LOOK_EVERY = {"cpu": 1}  # steps between two looks at the losses; elsewhere 10, because a look waits for the device
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,6 +41,8 @@ class Training(Settings):
         accumulate: micro-batches in an update; each is one batch of ``batches``.
         clip_norm: the largest L2 norm of the gradient over all parameters.
         channels_last: lay out convolution weights and images channels last.
+        compile: let ``torch.compile`` make the forward and backward passes of backbone and neck. The first step, and
+            the first of another size of images, takes longer; rounding differs.
         ema_decay: keep an exponential moving average of the weights, which is what gets evaluated and kept.
         evaluate_every: updates between two evaluations; without it there is one, at the end.
     """
@@ -47,6 +52,7 @@ class Training(Settings):
     accumulate: int = 1
     clip_norm: float | None = None
     channels_last: bool = False
+    compile: bool = False
     ema_decay: float | None = None
     evaluate_every: int | None = None
 
@@ -61,6 +67,8 @@ class Training(Settings):
         """Return this training, which a kind of device, for example ``cpu``, must be able to do."""
         if self.precision == "fp16" and device == "cpu":
             raise ValueError("precision: expected fp32 or bf16 on the CPU, got fp16")
+        if self.compile and device == "cpu" and not any(map(which, COMPILERS)):
+            raise ValueError("compile: torch.compile needs a C++ compiler for the CPU, found none")
         return self
 
 
@@ -119,6 +127,8 @@ def train(
     task.to(device)
     if training.channels_last:
         task.to(memory_format=torch.channels_last)
+    if training.compile:
+        _compile(task)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     average = WeightAverage(task, training.ema_decay) if training.ema_decay is not None else None
     best = Best(best_metric)
@@ -212,6 +222,15 @@ def train(
 
 def _due(done: int, every: int | None, steps: int) -> bool:
     return done == steps or (every is not None and done % every == 0)
+
+
+def _compile(task: Task) -> None:
+    """Compile parts of a task in place, so that their names in its ``state_dict`` stay."""
+    parts = task.compilable()
+    if not parts:
+        raise ValueError("compile: would have no effect, this task has no part that can be compiled")
+    for part in parts:
+        part.compile()
 
 
 def _next(stream: Iterator[Any], step: int) -> Any:

@@ -27,6 +27,14 @@ class Task(nn.Module, ABC):
             Scalar tensors by name, for example ``rpn/objectness``; the same names at every call and on every process.
         """
 
+    def compilable(self) -> list[nn.Module]:
+        """Return the modules that ``torch.compile`` makes faster: called as modules, by tensors alone, in ``forward``.
+
+        Raises:
+            ValueError: one of them cannot be compiled as it is.
+        """
+        return []
+
     def after_step(self, step: int, steps: int) -> None:
         """Do what belongs after a weight update, for example move a momentum encoder.
 

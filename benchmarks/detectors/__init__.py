@@ -1,0 +1,1 @@
+"""Whole detectors: speed, memory, and where the time goes."""
