@@ -62,6 +62,21 @@ def faults(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("data", "val"),
+    [
+        ({"name": "coco", "annotations": "a.json", "images": "images"}, {"val_annotations": "v.json"}),
+        ({"name": "voc", "root": "VOCdevkit", "image_sets": "VOC2007/train"}, {"val_image_sets": "VOC2007/val"}),
+    ],
+)
+def test_an_evaluation_needs_images_to_evaluate_on(data, val, faults):
+    config = {**DETECT, "data": data, "evaluate": {"metrics": "voc07"}}
+    [fault] = faults(config)
+    assert "evaluate: no effect without images to evaluate on" in fault
+    assert faults({**config, "data": {**data, **val}}) == []
+    assert faults({**config, "data": {**data, "val_fraction": 0.2}}) == []
+
+
+@pytest.mark.parametrize(
     "override",
     [
         "out=''",

@@ -88,6 +88,27 @@ def test_taps_beyond_the_border_are_left_out():
     assert points(taps) == sorted(product((0.5, 32.5), repeat=2))
 
 
+def test_layers_that_a_head_runs_on_rois_look_inside_the_box_and_then_at_the_image():
+    """A box of 128 x 96 pixels is pooled to 8 x 8; the stage after it has stride 2 and then 1."""
+    detector = build_detector(
+        ["a", "b"],
+        backbone={"name": "resnet10t", "roi_stage": True, "deform_stages": [3, 4]},
+        neck={"name": "single_level"},
+        rpn={"anchor_sizes": [[32, 64]]},
+        head={"name": "res5", "pool": {"name": "roi_align", "output_size": 8}},
+    )
+    box = [[40.0, 30.0, 168.0, 126.0]]
+    x, y = ([start + size * (cell + 0.5) for cell in range(8)] for start, size in ((40, 16), (30, 12)))
+    [taps] = places_of(detector, box, layers=1).taps  # on 4 x 4 cells, which lie on every other of the 8
+    assert points(taps) == sorted(product(*([side[2], side[4], side[6]] for side in (x, y))))
+    [taps] = places_of(detector, box, layers=2).taps
+    along = [[side[cell + tap] for cell in (2, 4, 6) for tap in (-1, 0, 1)] for side in (x, y)]
+    assert points(taps) == sorted(product(*along))
+    deeper = places_of(detector, box, layers=3)
+    assert deeper.layers == 3
+    assert {round((value - 0.5) % 16, 6) for value in deeper.taps[0].flatten().tolist()} == {0.0}
+
+
 # --- RoI pools -------------------------------------------------------------------------------------------------------
 
 

@@ -58,29 +58,33 @@ def sampling_places(
 
     As in figures 6 and 7 of Dai et al., Deformable Convolutional Networks, 2017, arXiv:1703.06211: each of the taps of
     the last deformable layer, at the place nearest to the middle of a box, falls on a place of the layer before, whose
-    own taps at that place are followed in turn. Three layers of 3x3 taps make 9 * 9 * 9 places for each group of
-    offsets. A tap beyond the border sees zeros and is left out. What lies between the layers is taken to look straight.
+    own taps at that place are followed in turn. Where the head runs deformable layers on RoIs, these are the last, and
+    the box is the RoI. Three layers of 3x3 taps make 9 * 9 * 9 places for each group of offsets. A tap beyond the
+    border sees zeros and is left out. What lies between the layers is taken to look straight.
 
     Args:
         detector: in any mode; it is in evaluation mode for the call.
         batch: one image.
         boxes: ``(N, 4)``, ``x1, y1, x2, y2`` in pixels of the batch.
         labels: ``(N,)``, the class of each box, whose offsets are meant where classes have their own.
-        layers: how many of the last deformable layers of backbone and neck are followed.
+        layers: how many of the last deformable layers are followed.
     """
     boxes, labels = boxes.to(batch.pixels.device), labels.to(batch.pixels.device)
     with evaluating(detector):
-        with _calls(detector, DeformConv2dPack) as convolutions:
+        with _calls(detector, DeformConv2dPack) as on_image:
             features = detector.features(batch)
         rois = torch.cat((boxes.new_zeros(len(boxes), 1), boxes), 1).to(features[0].dtype)
-        with _calls(detector.head, DeformablePool) as pools:
+        with _calls(detector.head, DeformablePool) as pools, _calls(detector, DeformConv2dPack) as on_rois:
             maps = detector.head.maps([features[level] for level in detector.neck.pooled_levels])
             detector.head.hidden(maps, rois)
-    chain = [_Layer.of(module, inputs[0], batch.padded_size) for module, inputs in convolutions][-layers:]
-    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
-    taps = [_follow(chain, middle) for middle in middles] if chain else []
-    bins = _moved_bins(*pools[0], labels) if pools else None
-    return SamplingPlaces([places.cpu() for places in taps], len(chain), None if bins is None else bins.cpu())
+    whole = _chain(on_image, 0, boxes.new_zeros(2), boxes.new_tensor(batch.padded_size), centered=False)
+    chains = [
+        [*whole, *_chain(on_rois, row, box[:2].flip(0), (box[2:] - box[:2]).flip(0), centered=True)][-layers:]
+        for row, box in enumerate(boxes)
+    ]
+    taps = [_follow(chain, (box[:2] + box[2:]) / 2).cpu() for chain, box in zip(chains, boxes, strict=True) if chain]
+    bins = _moved_bins(*pools[0], labels).cpu() if pools else None
+    return SamplingPlaces(taps, len(chains[0]) if taps else 0, bins)
 
 
 @contextmanager
@@ -104,43 +108,71 @@ def _calls(network: nn.Module, kind: Any) -> Iterator[list[tuple[Any, tuple[Any,
 
 @dataclass(frozen=True)
 class _Layer:
-    """A deformable convolution of one image.
+    """A deformable convolution of one image, or of one RoI; pairs are along y and x.
 
     Args:
-        taps: ``(groups, H', W', K, 2)``: where the taps of each place lie, row and column, in cells of its input.
+        taps: ``(groups, H', W', K, 2)``: where the taps of each place lie, in cells of its input.
         size: rows and columns of the input.
-        steps: pixels of the image per cell of the input, along y and x, ``(2,)``.
+        origin: place of the middle of the first cell in pixels of the image, ``(2,)``.
+        steps: pixels of the image per cell of the input, ``(2,)``.
         output_steps: the same of the output.
     """
 
     taps: Tensor
     size: tuple[int, int]
+    origin: Tensor
     steps: Tensor
     output_steps: Tensor
 
-    @classmethod
-    def of(cls, module: DeformConv2dPack, images: Tensor, padded: tuple[int, int]) -> _Layer:
-        """Return the layer as it was called."""
-        kernel = module.kernel_size[0] * module.kernel_size[1]
-        offsets = module.offset_conv(images)[0, : 2 * module.offset_groups * kernel]
-        height, width = offsets.shape[1:]
-        offsets = offsets.reshape(module.offset_groups, kernel, 2, height, width).permute(0, 3, 4, 1, 2)
-        along = [
-            torch.arange(count, device=images.device)[:, None] * stride
-            - padding
-            + torch.arange(taps, device=images.device) * dilation
-            for count, stride, padding, taps, dilation in zip(
-                (height, width), module.stride, module.padding, module.kernel_size, module.dilation, strict=True
-            )
-        ]
-        rows, columns = along[0][:, None, :, None], along[1][None, :, None, :]
-        still = torch.stack(torch.broadcast_tensors(rows, columns), -1).flatten(2, 3)
-        size = (images.shape[2], images.shape[3])
-        steps = [
-            torch.tensor(padded, device=images.device) / torch.tensor(sides, device=images.device)
-            for sides in (size, (height, width))
-        ]
-        return cls(still + offsets, size, *steps)
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Rows and columns of the output."""
+        return self.taps.shape[1], self.taps.shape[2]
+
+
+def _chain(
+    calls: list[tuple[Any, tuple[Any, ...]]], row: int, corner: Tensor, sides: Tensor, *, centered: bool
+) -> list[_Layer]:
+    """Return deformable convolutions as they were called, one after another.
+
+    Args:
+        calls: of ``_calls``.
+        row: which of the maps that they were given.
+        corner: where the map begins in pixels of the image, y and x.
+        sides: its height and width, likewise.
+        centered: whether the middle of the first cell lies in the middle of its pixels, as in a pooled RoI; else it
+            lies in the middle of the first pixel, as after convolutions with a border.
+    """
+    chain: list[_Layer] = []
+    origin = corner + 0.5
+    for module, inputs in calls:
+        size = inputs[0].shape[2], inputs[0].shape[3]
+        steps = sides / sides.new_tensor(size)
+        if chain and chain[-1].output_size == size:
+            steps = chain[-1].output_steps
+        if centered and not chain:
+            origin = corner + steps / 2
+        output_steps = steps * steps.new_tensor(module.stride)
+        chain.append(_Layer(_taps(module, inputs[0][row : row + 1]), size, origin, steps, output_steps))
+    return chain
+
+
+def _taps(module: DeformConv2dPack, images: Tensor) -> Tensor:
+    """Return where the taps of each place of a map lie; see ``_Layer``."""
+    kernel = module.kernel_size[0] * module.kernel_size[1]
+    offsets = module.offset_conv(images)[0, : 2 * module.offset_groups * kernel]
+    height, width = offsets.shape[1:]
+    along = [
+        torch.arange(count, device=images.device)[:, None] * stride
+        + torch.arange(taps, device=images.device) * dilation
+        - padding
+        for count, stride, padding, taps, dilation in zip(
+            (height, width), module.stride, module.padding, module.kernel_size, module.dilation, strict=True
+        )
+    ]
+    rows, columns = along[0][:, None, :, None], along[1][None, :, None, :]
+    still = torch.stack(torch.broadcast_tensors(rows, columns), -1).flatten(2, 3)
+    return still + offsets.reshape(module.offset_groups, kernel, 2, height, width).permute(0, 3, 4, 1, 2)
 
 
 def _follow(chain: list[_Layer], middle: Tensor) -> Tensor:
@@ -149,11 +181,12 @@ def _follow(chain: list[_Layer], middle: Tensor) -> Tensor:
     for group in range(max(len(layer.taps) for layer in chain)):
         places = middle.flip(0)[None]
         for layer in reversed(chain):
-            last = places.new_tensor(layer.taps.shape[1:3]) - 1
-            at = ((places - 0.5) / layer.output_steps).round().clamp(min=places.new_zeros(2), max=last).long()
+            last = places.new_tensor(layer.output_size) - 1
+            cells = ((places - layer.origin) / layer.output_steps).round()
+            at = cells.clamp(min=torch.zeros_like(last), max=last).long()
             taps = layer.taps[group % len(layer.taps), at[:, 0], at[:, 1]].flatten(0, 1)
             inside = ((taps > -1) & (taps < taps.new_tensor(layer.size))).all(1)
-            places = taps[inside] * layer.steps + 0.5
+            places = taps[inside] * layer.steps + layer.origin
         found.append(places.flip(1))
     return torch.cat(found)
 
