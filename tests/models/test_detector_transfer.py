@@ -49,6 +49,31 @@ def test_the_same_classes_take_everything(trained, tmp_path):
     assert "\n" not in str(report)
 
 
+C4 = {
+    "backbone": {**SMALL["backbone"], "roi_stage": True},
+    "neck": {"name": "single_level"},
+    "head": {"name": "res5"},
+}
+DC5 = {**C4, "backbone": {**SMALL["backbone"], "output_stride": 16}, "head": {"fc_channels": 16}}
+
+
+@pytest.mark.parametrize("parts", [C4, DC5, {"backbone": {**SMALL["backbone"], "deform_stages": [3, 4]}}])
+def test_detectors_with_other_parts(parts, trained, tmp_path):
+    """They take from their like, rows of classes by name, and not from what lacks a part of theirs."""
+    first, other = small(["bee", "dog"], **parts), small(["eel", "bee"], **parts)
+    save_detector(first, tmp_path / "like.safetensors")
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    report = load_detector_weights(other, tmp_path / "like.safetensors")
+    assert report.fraction == 1
+    state, theirs = other.state_dict(), first.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in theirs.items() if not name.startswith("head."))
+    assert torch.equal(state["head.classes.weight"][1:], theirs["head.classes.weight"][[0, 2]])
+    assert torch.equal(state["head.classes.weight"][0], before["head.classes.weight"][0])
+    if "neck" in parts:
+        with pytest.raises(ValueError, match="expected at least 95% matched of each part, got "):
+            load_detector_weights(other, tmp_path / "detector.safetensors")
+
+
 @pytest.mark.parametrize(
     "classes", [["cat", "dog", "ant", "eel", "fly"], ["Cat "], ["cat", "bee", "ant"]], ids=["more", "one", "permuted"]
 )

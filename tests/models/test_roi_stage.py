@@ -38,6 +38,20 @@ def test_level_and_stage_are_the_whole_model(name):
             torch.testing.assert_close(level, expected)
 
 
+@pytest.mark.parametrize(("name", "multiple"), [("resnet18", 1), ("convnext_atto", 2), ("dla46_c", 2)])
+def test_no_place_is_dropped(name, multiple):
+    """Zeros stand where a stage would drop what is left over at the right and at the bottom."""
+    torch.manual_seed(0)
+    stage = Backbone(name=name, roi_stage=True).eval().roi_stage
+    assert stage.multiple == multiple
+    pooled = torch.randn(2, stage.in_channels, 7, 5)
+    with torch.no_grad():
+        found = stage(pooled)
+        assert found.shape == (2, stage.channels, 4, 3)
+        if multiple == 2:
+            torch.testing.assert_close(found, stage(torch.nn.functional.pad(pooled, (0, 1, 0, 1))))
+
+
 def test_images_do_not_go_through_the_stage():
     backbone = narrow(roi_stage=True)
     assert backbone.roi_stage.layers == (backbone.model.layer4,)
@@ -92,6 +106,7 @@ def test_copies_have_a_stage_of_their_own():
     [
         ({"name": "vit_tiny_patch16_224"}, r"roi_stage: expected a model with several levels, .* has strides \[16\]"),
         ({"name": "swin_tiny_patch4_window7_224"}, "roi_stage: swin_tiny_patch4_window7_224 has no modules that take"),
+        ({"name": "dpn68"}, "roi_stage: dpn68 has no modules that take stride 16 to 32"),
         ({"name": "resnet18", "strides": [32]}, r"strides: expected some of \[2, 4, 8, 16\] for resnet18, got \[32\]"),
         ({"name": "resnet18", "output_stride": 16}, "roi_stage: expected no output_stride"),
     ],

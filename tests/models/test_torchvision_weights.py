@@ -182,6 +182,15 @@ def test_weights_survive_the_way_there_and_back(pair):
         assert torch.equal(back[name], tensor), name
 
 
+def test_detectors_of_one_level_have_no_place_there():
+    one_level = {"name": "single_level"}
+    c4 = {"backbone": {"name": "resnet10t", "roi_stage": True}, "neck": one_level, "head": {"name": "res5"}}
+    dc5 = {"backbone": {"name": "resnet10t", "output_stride": 16}, "neck": {**one_level, "channels": 8}}
+    for parts in (c4, dc5):
+        with pytest.raises(ValueError, match=r"state: expected the weights of a Faster R-CNN with ResNet and FPN, got"):
+            to_torchvision(build_detector(["cat"], **parts).state_dict())
+
+
 def test_names_of_files_older_than_torchvision_0_13(pair):
     theirs, _ = pair
     new = theirs.state_dict()

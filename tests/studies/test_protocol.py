@@ -100,6 +100,16 @@ def test_extra_levels_stand_for_those_that_the_encoder_has_not(method, detect, w
     assert build.detector(run, ["cat"]).neck.strides == [4, 8, 16, 32, 64]
 
 
+def test_a_detector_of_one_level_has_the_levels_that_it_asks_for(method, detect):
+    encoder = backbone_of(method(strides=[4, 8, 16, 32]))
+    parts = {"neck": {"name": "single_level"}, "rpn": {"anchor_sizes": [[8, 16]]}}
+    dilated = detector_run(detect({"output_stride": 16}, **parts), encoder)
+    assert build.detector(dilated, ["cat"]).neck.strides == [16]
+    c4 = detector_run(detect({"roi_stage": True}, **parts, head={"name": "res5"}), encoder)
+    assert c4.backbone.strides == [4, 8, 16]
+    assert build.detector(c4, ["cat"]).head.stage.channels == 64
+
+
 def test_levels_that_nothing_can_stand_for_are_refused(method, detect):
     encoder = backbone_of(method(strides=[4, 8]))
     message = (

@@ -66,12 +66,12 @@ class Backbone(nn.Module):
         if settings.deform_stages:
             make_deformable(self.model, settings)
         apply_norm_policy(self.model, self.norm, name)
-        levels_found = self._measure()
+        outputs = self._measure()
         self.roi_stage = self._find_stage(strides[-1], indices[-2:]) if settings.roi_stage else None
         if self.roi_stage is not None:
             with torch.enable_grad():
-                levels_found.append(self.roi_stage(levels_found[-1]))
-        _freeze_unused(self.model, levels_found)
+                outputs.append(self.roi_stage(outputs[-1]))
+        _freeze_unused(self.model, outputs)
         self._fixed: list[nn.Module] = list(batch_norms(self.model)) if self.norm == "frozen" else []
         self._fixed += _freeze(self.model, settings.frozen_stages, name)
         self.train()

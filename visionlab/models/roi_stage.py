@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from visionlab.precision import full_precision
 
@@ -25,15 +26,21 @@ class RoIStage:
         in_channels: of what they take.
         channels: of what they make.
         stride: by how much that is coarser.
+        multiple: of what the sides of a map must be; another gets zeros at the right and at the bottom.
     """
 
     layers: tuple[nn.Module, ...]
     in_channels: int
     channels: int
     stride: int
+    multiple: int = 1
 
     def __call__(self, pooled: Tensor) -> Tensor:
         """Turn ``(K, in_channels, H, W)`` into ``(K, channels, ceil(H / stride), ceil(W / stride))``."""
+        height, width = pooled.shape[-2:]
+        padding = (-width % self.multiple, -height % self.multiple)
+        if any(padding):
+            pooled = F.pad(pooled, (0, padding[0], 0, padding[1]))
         # As in Backbone.forward: where a map is narrower than the stride, oneDNN may read what nobody wrote.
         narrow = pooled.device.type == "cpu" and pooled.shape[-1] < self.stride
         with full_precision(pooled) if narrow else nullcontext():
@@ -70,9 +77,16 @@ def find_stage(model: nn.Module, levels: Callable[[Tensor], list[Tensor]], size:
     stage = RoIStage(tuple(layers), start.shape[1], end.shape[1], stride)
     with torch.no_grad():
         again = stage(start)
-    # Between modules there may be more: an activation in place, a function.
-    same = again.shape == end.shape and (end.device.type == "meta" or torch.allclose(again, end, 1e-3, 1e-5))
-    return stage if same else None
+        # Between modules there may be more: an activation in place, a function.
+        if again.shape != end.shape or not (end.is_meta or torch.allclose(again, end, 1e-3, 1e-5)):
+            return None
+        try:
+            whole = stage(start[..., 1:, 1:]).shape == end.shape
+        except NotImplementedError:  # not of the model's: the meta device cannot do what it asks for
+            raise
+        except RuntimeError:
+            whole = False
+    return stage if whole else replace(stage, multiple=stride)
 
 
 @contextmanager

@@ -77,9 +77,13 @@ def to_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
         What ``fasterrcnn_resnet50_fpn(...).load_state_dict`` takes; the unused box offsets of background are 0.
 
     Raises:
-        ValueError: a name for which torchvision's model has no place, or boxes that all classes share.
+        ValueError: a name for which torchvision's model has no place, a part of it that is missing, or boxes that all
+            classes share.
     """
     theirs = {_rename(name, theirs_to_ours=False): value for name, value in state.items()}
+    for _, part in _NAMES:
+        if not any(name.startswith(part.partition("#")[0]) for name in state):
+            raise ValueError(f"state: expected the weights of a Faster R-CNN with ResNet and FPN, got none of '{part}'")
     if len(state["head.offsets.bias"]) != 4 * (len(state["head.classes.bias"]) - 1):
         raise ValueError("state: expected boxes of each class, which torchvision's model has, got boxes they share")
     for name, value in theirs.items():

@@ -173,7 +173,8 @@ def _split_levels(path: Path, own: Mapping[str, Any], encoder: Mapping[str, Any]
     last, wanted = encoder["strides"][-1], own["strides"]
     if wanted is None:
         with torch.random.fork_rng([]):
-            wanted = Backbone(**{**encoder, "strides": None}).strides
+            levels = {key: own[key] for key in ("strides", "output_stride", "roi_stage")}
+            wanted = Backbone(**{**encoder, **levels}).strides
     had = [stride for stride in wanted if stride <= last]
     if not had or wanted != had + [had[-1] * 2 ** (i + 1) for i in range(len(wanted) - len(had))]:
         raise ValueError(
