@@ -70,6 +70,7 @@ NAMES = {
     "visionlab.eval.roi_probe": "extract_rois roi_probe",
     "visionlab.eval.comparison": "write_comparison",
     "visionlab.eval.drawing": "draw_boxes draw_comparison draw_views",
+    "visionlab.eval.several_views": "SeveralViews",
     "visionlab.eval.report": "write_report",
     "visionlab.eval.side_by_side": "write_side_by_side",
     "visionlab.pretext": """

@@ -15,6 +15,8 @@ from tiny_runs import DETECT, PRETRAIN, visionlab, write_config
 from visionlab import run
 from visionlab.config.load import load
 from visionlab.doctor import examine
+from visionlab.eval.several_views import SeveralViews
+from visionlab.inference import load_detector
 from visionlab.predict import predict
 from visionlab.studies import low_labels
 from visionlab.train.guard import Interrupted
@@ -221,6 +223,17 @@ def test_predict_writes_results_and_pictures(trained, tmp_path, capsys):
     wide = [row["bbox"] for row in results if row["image_id"] == 5]
     assert max(x + width for x, _, width, _ in wide) > 80
     assert all(x >= 0 and y >= 0 and x + w <= 160.01 and y + h <= 80.01 for x, y, w, h in wide)
+
+
+def test_predict_in_several_views(trained, tmp_path, capsys):
+    image = next((trained / "data" / "val").iterdir())
+    words = [trained / "detect", image, "--out", tmp_path]
+    assert visionlab("predict", *words, "--flip", "--sizes", "32", "64") == 0
+    rows = json.loads((tmp_path / "results.json").read_text())
+    [expected] = load_detector(trained / "detect", augment=SeveralViews(flip=True, sizes=[32, 64]))([image])
+    assert [row["score"] for row in rows] == pytest.approx(expected.scores.tolist())
+    assert "sizes: expected numbers, each at least 1, got [0]" in refused(capsys, "predict", *words, "--sizes", "0")
+    assert "sizes: expected each once, got [32, 32]" in refused(capsys, "predict", *words, "--sizes", "32", "32")
 
 
 def test_predict_leaves_out_what_is_no_image(trained, tmp_path, capsys):

@@ -7,8 +7,10 @@ from PIL import Image
 
 from visionlab.data.samples import collate_images
 from visionlab.data.transforms import EvaluationResize
+from visionlab.eval.several_views import SeveralViews
 from visionlab.inference import Predictor, load_detector
 from visionlab.models.detector import build_detector, save_detector
+from visionlab.models.merged_views import detect_in_views
 
 SIZES = [(40, 80), (96, 48), (64, 64)]
 
@@ -99,6 +101,24 @@ def test_files_and_arrays_are_the_same(detector, images, tmp_path):
     by_path, by_name, by_array = predictor([tmp_path / "image.png", str(tmp_path / "image.png"), images[0]])
     assert torch.equal(by_path.boxes, by_array.boxes)
     assert torch.equal(by_name.boxes, by_array.boxes)
+
+
+def test_several_views_are_in_pixels_of_the_image_as_it_was_given(detector, images):
+    resize, views = EvaluationResize(short_side=32, max_size=64), SeveralViews(flip=True, sizes=[32, 48])
+    found = Predictor(detector, resize, augment=views)(images)
+    for image, ours in zip(images, found, strict=True):
+        sizes = [EvaluationResize(short_side=32, max_size=64), EvaluationResize(short_side=48, max_size=96)]
+        batches = [collate_images([size.apply_to_image(image)]) for size in sizes]
+        [expected] = detect_in_views(detector, batches, flip=True)
+        height, width = batches[0].sizes[0]
+        scale = torch.tensor([image.shape[1] / width, image.shape[0] / height] * 2)
+        assert len(ours) > 5
+        torch.testing.assert_close(ours.boxes, expected.boxes * scale, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(ours.scores, expected.scores)
+    plain = Predictor(detector, resize)(images)
+    assert any(len(a) != len(b) or not torch.equal(a.scores, b.scores) for a, b in zip(found, plain, strict=True))
+    one = Predictor(detector, resize, augment=SeveralViews(sizes=[32]))(images)
+    assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(one, plain, strict=True))
 
 
 def test_a_detector_file_knows_its_size(detector, images, tmp_path):

@@ -16,6 +16,7 @@ from visionlab import load_detector, run
 from visionlab.config import build
 from visionlab.data.images import read_image
 from visionlab.data.synthetic import write_synthetic
+from visionlab.eval.several_views import SeveralViews
 from visionlab.inference import Predictor
 from visionlab.models.backbone import Backbone
 from visionlab.models.weights import save_backbone
@@ -92,6 +93,25 @@ def test_a_loaded_detector_finds_what_the_run_found(folder, in_memory):
         np.testing.assert_allclose(sides, [row["bbox"] for row in mine], atol=1e-3)
         np.testing.assert_allclose(part.scores, [row["score"] for row in mine], atol=1e-5)
         assert [categories[label] for label in part.labels] == [row["category_id"] for row in mine]
+
+
+def test_evaluation_in_several_views_finds_what_a_predictor_of_these_views_finds(folder, in_memory, tmp_path):
+    views = {"flip": True, "sizes": [32, 64]}
+    config = write_config(folder, DETECT, "views", out=str(tmp_path), evaluate={"augment": views})
+    assert visionlab("evaluate", config, f"detector={folder / 'detect'}") == 0
+    rows = json.loads((tmp_path / "evaluate" / "eval" / "step_00000000_results.json").read_text())
+    plain = json.loads((folder / "detect" / "eval" / "step_00000003_results.json").read_text())
+    assert [row["score"] for row in rows] != [row["score"] for row in plain]
+    truth = json.loads((folder / "data" / "annotations" / "val.json").read_text())
+    predictor = load_detector(folder / "detect", augment=SeveralViews(**views))
+    files = [folder / "data" / "val" / image["file_name"] for image in truth["images"]]
+    for image, part in zip(truth["images"], predictor(files), strict=True):
+        mine = [row for row in rows if row["image_id"] == image["id"]]
+        assert len(part) == len(mine) > 10
+        sides = part.boxes.clone()
+        sides[:, 2:] -= sides[:, :2]
+        np.testing.assert_allclose(sides, [row["bbox"] for row in mine], atol=1e-3)
+        np.testing.assert_allclose(part.scores, [row["score"] for row in mine], atol=1e-5)
 
 
 def test_a_detector_from_its_file_is_the_one_in_memory(folder, in_memory):

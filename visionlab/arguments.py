@@ -51,6 +51,10 @@ def build_parser(commands: Mapping[str, Callable[[argparse.Namespace], int | Non
     command.add_argument(
         "--show-offsets", action="store_true", help="draw where deformable layers and RoI pools look, too"
     )
+    command.add_argument("--flip", action="store_true", help="also look at the mirror image of each")
+    command.add_argument(
+        "--sizes", type=int, nargs="+", metavar="PIXELS", help="short sides to look at (default: that of training)"
+    )
 
     command = add("export", "Write a detector or a backbone as one graph, checked against the network itself.")
     command.add_argument("run", type=Path, help="a run folder, a detector.safetensors or a backbone.safetensors")

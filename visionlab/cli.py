@@ -91,6 +91,8 @@ def _predict(options: argparse.Namespace) -> None:
         device=options.device,
         batch_size=options.batch_size,
         show_offsets=options.show_offsets,
+        flip=options.flip,
+        sizes=options.sizes,
     )
 
 

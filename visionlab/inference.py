@@ -12,7 +12,9 @@ from visionlab.checks import check_at_least
 from visionlab.data.images import read_image, read_image_sizes
 from visionlab.data.samples import collate_images
 from visionlab.data.transforms import EvaluationResize, fit
+from visionlab.eval.several_views import SeveralViews
 from visionlab.models.detector import read_detector
+from visionlab.models.merged_views import detect_in_views
 from visionlab.models.sampling_places import SamplingPlaces, sampling_places
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.structures import Detections
@@ -30,6 +32,7 @@ class Predictor:
         resize: brings images to the size the detector was trained at.
         device: where to compute.
         batch_size: the most images that go through the detector together.
+        augment: the views of each image that are looked at; by default the image as it is.
     """
 
     def __init__(
@@ -39,8 +42,11 @@ class Predictor:
         device: torch.device | str = "cpu",
         *,
         batch_size: int = 8,
+        augment: SeveralViews | None = None,
     ):
         check_at_least(1, batch_size=batch_size)
+        augment = augment or SeveralViews()
+        self.resizes, self.flip = resize.at(augment.sizes), augment.flip
         self.detector = detector.to(device).eval()
         self.resize, self.device, self.batch_size = resize, torch.device(device), batch_size
 
@@ -90,10 +96,10 @@ class Predictor:
         Returns:
             Rows of ``sizes``, each once. A batch holds at most ``batch_size`` images, and no more than fit in memory.
         """
-        by_shape: dict[tuple[int, int], list[int]] = {}
+        by_shape: dict[tuple[int, ...], list[int]] = {}
         for row, size in enumerate(sizes):
-            height, width = fit(*size, self.resize.short_side, self.resize.max_size)
-            by_shape.setdefault((-(-height // DIVISOR), -(-width // DIVISOR)), []).append(row)
+            sides = [side for resize in self.resizes for side in fit(*size, resize.short_side, resize.max_size)]
+            by_shape.setdefault(tuple(-(-side // DIVISOR) for side in sides), []).append(row)
         return [batch for rows in by_shape.values() for batch in self._split(rows, sizes)]
 
     def _split(self, rows: list[int], sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
@@ -109,21 +115,32 @@ class Predictor:
         yield batch
 
     def _detect(self, images: list[np.ndarray]) -> list[Detections]:
-        batch = collate_images([self.resize.apply_to_image(image) for image in images], divisor=DIVISOR)
-        detections = self.detector.detect(batch.to(self.device))
+        batches = [
+            collate_images([resize.apply_to_image(image) for image in images], divisor=DIVISOR).to(self.device)
+            for resize in self.resizes
+        ]
+        detections = detect_in_views(self.detector, batches, flip=self.flip)
         return [
             _rescaled(part.to("cpu"), size, image.shape[:2])
-            for part, size, image in zip(detections, batch.sizes, images, strict=True)
+            for part, size, image in zip(detections, batches[0].sizes, images, strict=True)
         ]
 
 
-def load_detector(path: str | Path, device: torch.device | str = "cpu", *, batch_size: int = 8) -> Predictor:
+def load_detector(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    batch_size: int = 8,
+    augment: SeveralViews | None = None,
+) -> Predictor:
     """Load a detector that a run has trained.
 
     Args:
         path: ``detector.safetensors``, or the run folder it lies in.
         device: where to compute.
         batch_size: the most images that go through the detector together.
+        augment: the views of each image that are looked at, ``SeveralViews(flip=True, sizes=[600, 800])``; by default
+            the image as it is.
 
     Returns:
         A function of a list of images that returns a list of ``Detections``; ``classes`` names their labels.
@@ -137,7 +154,8 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu", *, batch
     detector = read_detector(path)
     if "resize" not in detector.provenance:
         raise ValueError(f"{path}: expected the image size the detector was trained at (provenance 'resize'), got none")
-    return Predictor(detector, EvaluationResize(**detector.provenance["resize"]), device, batch_size=batch_size)
+    resize = EvaluationResize(**detector.provenance["resize"])
+    return Predictor(detector, resize, device, batch_size=batch_size, augment=augment)
 
 
 def _sizes(images: Images) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from visionlab.distributed import choose_device
 from visionlab.eval.detection import to_results
 from visionlab.eval.drawing import draw_boxes, save_jpeg
 from visionlab.eval.offset_drawing import best_detections, draw_offsets
+from visionlab.eval.several_views import SeveralViews
 from visionlab.files import write_text
 from visionlab.inference import Predictor, load_detector
 from visionlab.models.sampling_places import has_deformable_parts
@@ -33,6 +34,8 @@ def predict(
     device: str = "auto",
     batch_size: int = 8,
     show_offsets: bool = False,
+    flip: bool = False,
+    sizes: list[int] | None = None,
 ) -> Path:
     """Detect the objects in images; write COCO results and pictures with boxes.
 
@@ -45,6 +48,8 @@ def predict(
         device: auto, cpu or cuda.
         batch_size: the most images that go through the detector together; those of a batch have similar sizes.
         show_offsets: also draw where deformable convolutions and RoI pools look for the best detections.
+        flip: also look at the mirror image of each.
+        sizes: short sides in pixels at which each image is looked at; by default the one the detector was trained at.
 
     Returns:
         The path of ``results.json``.
@@ -54,7 +59,8 @@ def predict(
     """
     console = Console()
     check_in("[0, 1]", threshold=threshold)
-    predictor = load_detector(run, choose_device(device), batch_size=batch_size)
+    augment = SeveralViews(flip=flip, sizes=sizes)
+    predictor = load_detector(run, choose_device(device), batch_size=batch_size, augment=augment)
     if show_offsets and not has_deformable_parts(predictor.detector):
         raise ValueError(
             f"show_offsets: expected a detector with deformable parts (backbone.deform_stages, or a pool deform_…), "

@@ -159,8 +159,9 @@ def _measure(
 ) -> Metrics:
     """Evaluate a detector, and write its metrics, results and pictures."""
     evaluator = build.evaluator(run, data)
-    resize = EvaluationResize(**detector.provenance["resize"])
-    pictures = detect_all(detector, build.validation_loader(run, data, resize, device), evaluator, device)
+    resizes = EvaluationResize(**detector.provenance["resize"]).at(evaluator.views.sizes)
+    batches = zip(*(build.validation_loader(run, data, resize, device) for resize in resizes), strict=True)
+    pictures = detect_all(detector, batches, evaluator, device, flip=evaluator.views.flip)
     results = evaluator.results()
     metrics = evaluator.metrics(results)
     if distributed.is_main():
@@ -169,7 +170,7 @@ def _measure(
         write_text(folder / "eval" / f"{name}.json", json.dumps({"step": step, **metrics.to_json()}, indent=1))
         for number, picture in enumerate(pictures):
             save_jpeg(picture, folder / "pictures" / f"val_{number:02d}.jpg")
-        loader = build.validation_loader(run, data, resize, device)
+        loader = build.validation_loader(run, data, resizes[0], device)
         for number, picture in enumerate(draw_sampling(detector, loader, device)):
             save_jpeg(picture, folder / "pictures" / f"offsets_{number:02d}.jpg")
     return metrics

@@ -20,6 +20,7 @@ HOMONYMS = {
     "channels": "of every level of a pyramid; of one level, which keeps those of the backbone by default",
     "pool": "of each kind of head, which has a default of its own",
     "momentum": "of an optimizer; of MoCo's slow copy",
+    "flip": "how often a training image is mirrored; whether an evaluation also looks at the mirror image",
     "every": "steps between two checkpoints; steps between two rows of the log",
     "max_detections": "that a head gives; that an evaluation counts",
     "gamma": "what a schedule multiplies the learning rate by; how far an offset moves a bin, in both papers",

@@ -98,6 +98,8 @@ def test_an_evaluation_needs_images_to_evaluate_on(data, val, faults):
         "head.box_weights=[1, 1, 0, 1]",
         "head.fc_channels=0",
         "head.max_detections=0",
+        "evaluate.augment={flip: false}",
+        "evaluate.augment={sizes: [0]}",
         "head.box_loss=iou",
         "head.nms_sigma=0",
         "head.nms_threshold=-3",

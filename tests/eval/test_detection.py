@@ -95,3 +95,17 @@ def test_metrics_read_their_own_json():
         measured = evaluator.metrics()
         assert metrics_from_json(json.loads(json.dumps({"step": 3, **measured.to_json()}))) == measured
         assert measured.headline == headline(metrics) in measured.summary()
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ({"name": "views"}, r"augment: no effect without flip or sizes"),
+        ({"name": "views", "sizes": [0]}, r"augment\.sizes: expected numbers, each at least 1, got \[0\]"),
+        ({"name": "views", "sizes": []}, r"augment\.sizes: expected numbers, each at least 1, got \[\]"),
+        ({"name": "views", "sizes": [5, 6, 5]}, r"augment\.sizes: expected each once, got \[5, 6, 5\]"),
+    ],
+)
+def test_views_that_are_none_are_refused(augment, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        DetectionEvaluator({}, [], augment=augment)

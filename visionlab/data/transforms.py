@@ -108,6 +108,13 @@ class EvaluationResize:
     def __init__(self, *, size: ImageSize):
         self.short_side, self.max_size = size.largest, size.max_size
 
+    def at(self, short_sides: list[int] | None) -> list[EvaluationResize]:
+        """Return the same for each of other short sides, with which ``max_size`` grows; for None, only itself."""
+        sizes = short_sides or [self.short_side]
+        return [
+            EvaluationResize(short_side=size, max_size=round(self.max_size * size / self.short_side)) for size in sizes
+        ]
+
     def apply_to_image(self, image: np.ndarray) -> Tensor:
         """Return an ``(H, W, 3)`` uint8 image as a ``(3, height, width)`` uint8 tensor."""
         return resize_image(image, *fit(image.shape[0], image.shape[1], self.short_side, self.max_size))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
 from visionlab import distributed
 from visionlab.checks import check_above
 from visionlab.eval.coco_map import Backend, CocoMetrics, coco_metrics
+from visionlab.eval.several_views import AUGMENT, SeveralViews
 from visionlab.eval.voc_ap import VocMetrics, voc_metrics
 from visionlab.structures import Detections, ImageBatch
 
@@ -64,6 +65,10 @@ class DetectionEvaluator:
             VOC's pass difficult objects over.
         backend: which library computes COCO's metrics.
         max_detections: how many detections per image and class count in COCO's metrics, more than 10.
+        augment: the views of each image that the detections are made from; by default the image as it is.
+
+    Attributes:
+        views: those views.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class DetectionEvaluator:
         metrics: MetricsName = "coco",
         backend: Backend = "pycocotools",
         max_detections: int = 100,
+        augment: Annotated[dict[str, Any] | None, AUGMENT] = None,
     ) -> None:
         check_above(10, max_detections=max_detections)
         if metrics != "coco" and backend != "pycocotools":
@@ -85,6 +91,9 @@ class DetectionEvaluator:
         self.category_ids = list(category_ids)
         self.backend = backend
         self.max_detections = max_detections
+        self.views: SeveralViews = AUGMENT.build("augment", augment) if augment else SeveralViews()
+        if augment is not None and not self.views.flip and self.views.sizes is None:
+            raise ValueError("augment: no effect without flip or sizes")
         self._rows: dict[int, list[dict[str, Any]]] = {}
 
     def add(self, batch: ImageBatch, detections: Sequence[Detections]) -> None:

@@ -132,9 +132,24 @@ class TwoStageDetector(nn.Module):
         Returns:
             The detections of each image, best first, in pixels of the batch and inside the image.
         """
+        return [self.head.suppress(found) for found in self.candidates(batch, limits=limits)]
+
+    @torch.no_grad()
+    def candidates(self, batch: ImageBatch, *, limits: ProposalLimits | None = None) -> list[Detections]:
+        """Return what ``detect`` chooses from, of alike boxes all: ``head.suppress`` keeps the best.
+
+        The detector is in evaluation mode for the call, and afterwards in the mode it was in.
+
+        Args:
+            batch: images; targets are not looked at.
+            limits: how many proposals are looked at; by default ``rpn.test_limits``.
+
+        Returns:
+            All that scores enough in each image, in no order, in pixels of the batch and inside the image.
+        """
         with evaluating(self):
             features = self._features_for_inference(batch)
-            return self.head.detect(self._pooled(features), self._propose(features, batch, limits), batch.sizes)
+            return self.head.candidates(self._pooled(features), self._propose(features, batch, limits), batch.sizes)
 
     def features(self, batch: ImageBatch) -> list[Tensor]:
         """Return the neck's ``(N, C, H, W)`` map of each level, finest first, in the mode the detector is in."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from visionlab.data.samples import collate_images
 from visionlab.eval.detection import DetectionEvaluator
 from visionlab.eval.drawing import draw_boxes, draw_comparison
 from visionlab.eval.offset_drawing import best_detections, draw_offsets
+from visionlab.models.merged_views import detect_in_views
 from visionlab.models.sampling_places import has_deformable_parts, sampling_places
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.structures import ImageBatch
@@ -41,10 +42,11 @@ class DetectTask(Task):
 
 def detect_all(
     detector: TwoStageDetector,
-    batches: Iterable[ImageBatch],
+    batches: Iterable[ImageBatch] | Iterable[Sequence[ImageBatch]],
     evaluator: DetectionEvaluator,
     device: torch.device,
     *,
+    flip: bool = False,
     pictures: int = 12,
     threshold: float = 0.3,
 ) -> list[np.ndarray]:
@@ -52,9 +54,10 @@ def detect_all(
 
     Args:
         detector: in any mode.
-        batches: this process's share of the dataset, with targets.
+        batches: this process's share of the dataset, with targets; or the same images at several sizes together.
         evaluator: takes the detections.
         device: where the detector is.
+        flip: also look at the mirror image of each.
         pictures: how many images to draw.
         threshold: the least score that is drawn.
 
@@ -62,8 +65,10 @@ def detect_all(
         ``(H, W, 3)`` uint8 pictures of ground truth beside detections, of the main process's first images.
     """
     drawn: list[np.ndarray] = []
-    for batch in batches:
-        found = [part.to("cpu") for part in detector.detect(batch.to(device, non_blocking=True))]
+    for item in batches:
+        views = [item] if isinstance(item, ImageBatch) else item
+        moved = [view.to(device, non_blocking=True) for view in views]
+        batch, found = views[0], [part.to("cpu") for part in detect_in_views(detector, moved, flip=flip)]
         evaluator.add(batch, found)
         if distributed.is_main():
             for row in range(min(len(batch), pictures - len(drawn))):
