@@ -56,9 +56,10 @@ def detector_with(
 
 
 PARTS = [{"head": head} for head in HEADS] + [{"neck": neck} for neck in NECKS] + [{"pool": pool} for pool in POOLS]
+PARTS.append({"head": "rfcn", "pool": "deform_ps_roi_pool"})
 
 
-@pytest.fixture(params=PARTS, ids=lambda part: " ".join(next(iter(part.items()))))
+@pytest.fixture(params=PARTS, ids=lambda part: " ".join(word for item in part.items() for word in item))
 def detector(request):
     return detector_with(**request.param)
 
@@ -86,8 +87,12 @@ def test_losses_are_finite_and_reach_every_parameter(detector):
         assert grad.isfinite().all(), name
 
 
-def test_images_without_objects(detector):
-    assert all(grad is not None and grad.isfinite().all() for grad in gradients(detector, make_batch(False)).values())
+@pytest.mark.parametrize("crowd", [False, True])
+def test_images_without_objects(detector, crowd):
+    batch = make_batch(False)
+    if crowd:
+        batch.targets = [Target(torch.tensor([[0.0, 0, 64, 64]]), torch.tensor([1]), torch.tensor([True]))] * 2
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients(detector, batch).values())
 
 
 def test_a_file_gives_the_same_detections(detector, tmp_path):

@@ -263,6 +263,7 @@ def uneven_batch(seed: int) -> ImageBatch:
 
 RUNS = {
     **{head: {"head": head, "norm": "frozen"} for head in HEADS},
+    "deformable": {"head": "rfcn", "pool": "deform_ps_roi_pool", "norm": "frozen"},
     "ohem": {"norm": "frozen", "ohem": True},
     "batch statistics": {"norm": "train"},
 }
