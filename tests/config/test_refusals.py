@@ -264,6 +264,7 @@ def test_a_head_and_the_stage_it_runs(faults):
     assert "backbone.roi_stage: expected true for the head res5, which runs the backbone's last stage" in fault
     [fault] = faults(text, "head={name: fast_rcnn}")
     assert "backbone.roi_stage: would have no effect, the head fast_rcnn does not run" in fault
+    text["backbone"]["strides"] = [8, 16]
     [fault] = faults(text, "neck={name: fpn, channels: 64}")
     assert "head.pool: expected RoIs of 256 channels" in fault
     [fault] = faults(PRETRAIN, "backbone={name: resnet18, roi_stage: true}")

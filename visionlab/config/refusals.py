@@ -86,7 +86,7 @@ def detector_refusals(backbone: Part, neck: Part, rpn: Part, head: Part) -> list
     width, strides = WIDTH + 1, strides_of(backbone)
     stage = RoIStage((), width, WIDTH, 2) if backbone.roi_stage else None
     widths, found = _refusals_at([width] * len(strides), strides, stage, neck, rpn, head)
-    if found and (backbone.strides is None or width in widths):
+    if found and (backbone.strides is None or stage is not None or width in widths):
         # Now it is worth the seconds to build the backbone: what is refused may fit its own levels.
         real, found = _ask("backbone", backbone, lambda: build_on_meta(backbone))
         if real is not None:
