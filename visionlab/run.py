@@ -170,6 +170,8 @@ def _measure(
         write_text(folder / "eval" / f"{name}.json", json.dumps({"step": step, **metrics.to_json()}, indent=1))
         for number, picture in enumerate(pictures):
             save_jpeg(picture, folder / "pictures" / f"val_{number:02d}.jpg")
+        for earlier in (folder / "pictures").glob("offsets_*.jpg"):  # their number depends on what is found
+            earlier.unlink()
         loader = build.validation_loader(run, data, resizes[0], device)
         for number, picture in enumerate(draw_sampling(detector, loader, device)):
             save_jpeg(picture, folder / "pictures" / f"offsets_{number:02d}.jpg")

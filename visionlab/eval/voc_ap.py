@@ -79,7 +79,8 @@ def voc_metrics(ground_truth: dict[str, Any], results: list[dict[str, Any]], *, 
     object of its image that it overlaps most. Below IoU 0.5 it is false. At 0.5 or more it is right if no detection
     found that object before, and false otherwise, even if a free object is near. Where that object is difficult, the
     detection counts neither way, and difficult objects are not among those to find. A crowd region, which VOC does not
-    have, is taken as a difficult object.
+    have, is taken as a difficult object. (The Python copy of the kit's code that came with Faster R-CNN asks for more
+    than 0.5; so does the paper.)
 
     The kit's corners are pixels that belong to the box, which is why it adds 1 to every side. Here a box ends where its
     last pixel ends, ``xmin - 1, ymin - 1, xmax, ymax`` in the kit's numbers, and its sides are the same without it.
