@@ -468,6 +468,16 @@ def test_epochs_are_counted_in_the_data(faults, tmp_path):
         assert f"8 epochs of {images} images in batches" in fault
 
 
+def test_factors_of_ones_own_are_not_looked_at(faults):
+    name = f"{__name__}:own_factors"
+    assert faults(PRETRAIN | {"optimizer": {"name": name, "rates": [0.1], "lr_factors": [2.0]}}) == []
+
+
+def own_factors(module, *, rates: list[float], lr_factors: list[float]):
+    """Build an optimizer whose setting of that name is another."""
+    return torch.optim.SGD(module.parameters(), rates[0] * lr_factors[0])
+
+
 @pytest.mark.parametrize(
     ("config", "overrides", "absent"),
     [

@@ -15,7 +15,7 @@ from visionlab.config.part import Part
 from visionlab.config.stand_in import WIDTH, StandIn, strides_of
 from visionlab.models.neck import Neck
 from visionlab.models.roi_stage import RoIStage, check_roi_stage
-from visionlab.settings import check_groups
+from visionlab.settings import check_groups, groups_of
 from visionlab.train.loop import Training
 from visionlab.train.optim import LearningRate, WeightDecay, parameter_groups
 
@@ -54,11 +54,13 @@ def factor_refusals(optimizer: Part, build: Callable[[], nn.Module]) -> list[Ref
         build: returns what is to be trained. It is called on the meta device, and only where there are factors, because
             it may take seconds; where it fails, the settings of its parts are asked elsewhere.
     """
-    factors = getattr(optimizer, "lr_factors", None)
-    module = _ask("optimizer", optimizer, lambda: _on_meta(build))[0] if factors else None
-    if module is None or group_refusals("optimizer", optimizer):
+    kinds = [group.kind for group in groups_of(type(optimizer).constructor).values()]
+    if LearningRate not in kinds or not optimizer.lr_factors or group_refusals("optimizer", optimizer):
         return []
-    rate = LearningRate(lr=optimizer.lr, lr_factors=factors)
+    module, _ = _ask("optimizer", optimizer, lambda: _on_meta(build))
+    if module is None:
+        return []
+    rate = LearningRate(lr=optimizer.lr, lr_factors=optimizer.lr_factors)
     return _ask("optimizer", optimizer, lambda: parameter_groups(module, rate, WeightDecay(weight_decay=0)))[1]
 
 

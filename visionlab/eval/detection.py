@@ -65,7 +65,8 @@ class DetectionEvaluator:
             VOC's pass difficult objects over.
         backend: which library computes COCO's metrics.
         max_detections: how many detections per image and class count in COCO's metrics, more than 10.
-        augment: the views of each image that the detections are made from; by default the image as it is.
+        augment: the views of each image that the detections are made from, all together: of boxes of any views that
+            are alike the best stays, with its score. By default the image as it is.
 
     Attributes:
         views: those views.
