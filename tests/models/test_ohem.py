@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 from test_fast_rcnn_head import CLASSES, WEIGHTS, make_batch, make_features, make_head, make_proposals, make_target
+from test_parts import detector_with
+from test_parts import make_batch as detection_batch
 from torch import nn
 
+from visionlab.models.detector import HEADS
 from visionlab.models.fast_rcnn_head import FastRCNNHead
 from visionlab.models.roi_head import to_rois
 
@@ -148,6 +151,16 @@ def test_the_look_at_all_proposals_leaves_no_trace_in_statistics():
     torch.testing.assert_close(head.norm.running_mean, 0.1 * seen[1][1].mean(dim=0))
     assert head.training
     assert not head.fc1.training
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_statistics_of_a_whole_detector_see_each_batch_once(name):
+    detector = detector_with(head=name, ohem=True).train()
+    detector.losses(detection_batch())
+    counts = {key: value.item() for key, value in detector.state_dict().items() if key.endswith("num_batches_tracked")}
+    assert counts == dict.fromkeys(counts, 1)
+    assert counts
+    assert all(module.training for module in detector.modules())
 
 
 def test_under_autocast_every_parameter_has_its_gradient():

@@ -63,6 +63,10 @@ class Res5Head(RoIHead):
         boxes = {} if self.settings.class_agnostic else {"offsets.weight": 0, "offsets.bias": 0}
         return {"classes.weight": 1, "classes.bias": 1, **boxes}
 
+    def layers(self) -> list[nn.Module]:
+        """Return the head and the layers of the backbone's stage; see ``RoIHead.layers``."""
+        return [self, *self.stage.layers]
+
     def hidden(self, maps: list[Tensor], rois: Tensor) -> Tensor:
         """Return ``(K, stage.channels)``; see ``RoIHead.hidden``."""
         return self.stage(self.pool(maps, rois)).mean((2, 3))

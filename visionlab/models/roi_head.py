@@ -127,6 +127,10 @@ class RoIHead(nn.Module, ABC):
             boxes where they are class-agnostic, is none of these tensors.
         """
 
+    def layers(self) -> list[nn.Module]:
+        """Return the modules that the head runs: itself, and those that are another's."""
+        return [self]
+
     def maps(self, features: list[Tensor]) -> list[Tensor]:
         """Compute what RoIs are pooled from: once for a batch, however many RoIs there are.
 
@@ -234,7 +238,7 @@ class RoIHead(nn.Module, ABC):
     @torch.no_grad()
     def _hardest(self, maps: list[Tensor], images: list[Samples], rois: Tensor) -> tuple[list[Samples], Tensor]:
         """Return the samples that the head is worst at, and their ``(K, 5)`` RoIs."""
-        with evaluating(self):  # a look that leaves no trace in BatchNorm's statistics
+        with evaluating(nn.ModuleList(self.layers())):  # a look that leaves no trace in BatchNorm's statistics
             classes, boxes = self._compare(maps, images, rois)
         if torch.is_autocast_enabled(rois.device.type):
             torch.clear_autocast_cache()  # the weights narrowed here have no gradient
