@@ -13,7 +13,7 @@ from visionlab.data.loader import EvalLoader
 from visionlab.data.samples import DetectionSamples
 from visionlab.data.transforms import EvaluationResize
 from visionlab.eval.detection import DetectionEvaluator
-from visionlab.models.detector import build_detector
+from visionlab.models.detector import DEFAULT_HEAD, HEADS, build_detector
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.seeding import derive_seed
 from visionlab.tasks.detect import detect_all
@@ -25,7 +25,7 @@ NARROW = {"channels": [32, 64, 128, 256], "stem_width": 16, "stem_type": "deep"}
 
 
 def backbone(**settings: Any) -> dict[str, Any]:
-    """A narrow ResNet-18. Groups normalize: four images are too few for statistics."""
+    """A narrow ResNet-18. Groups normalize: two images are too few for statistics."""
     return {"name": "resnet18", "norm": "group", "options": NARROW, **settings}
 
 
@@ -76,6 +76,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         **ONE_LEVEL,
     },
 }
+
+
+def test_every_head_is_among_the_families():
+    assert {settings["head"].get("name", DEFAULT_HEAD) for settings in FAMILIES.values()} == set(HEADS)
 
 
 @pytest.mark.slow
