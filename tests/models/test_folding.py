@@ -9,7 +9,7 @@ from test_two_stage_detector import make_detector, rectangles
 from torch import nn
 
 from visionlab.models.backbone import Backbone
-from visionlab.models.folding import FoldedBlock, FoldedConv, Folding
+from visionlab.models.folding import FoldedBlock, FoldedConv, Folding, fold
 from visionlab.models.norm import batch_norms
 
 
@@ -59,7 +59,7 @@ def test_backbones(name, blocks):
     before = {key: value.clone() for key, value in network.state_dict().items()}
     found = Folding().of(network, network.small_size)
     check(network, found)
-    check(network, found, size=(70, 130))  # not that of the image it was made with
+    check(network, found, size=(150, 210))  # more of it is folded
     assert not batch_norms(found)
     assert sum(isinstance(module, FoldedBlock) for module in found.modules()) == blocks
     assert before.keys() == network.state_dict().keys()
@@ -73,14 +73,14 @@ def test_double_precision():
     assert not batch_norms(found)
 
 
-def test_half_precision_under_autocast():
-    network = small()
-    found = Folding().of(network, (16, 16))
-    images = torch.rand(2, 3, 32, 48).contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("network", [small(), randomize(Backbone(name="resnet10t"))], ids=["small", "resnet10t"])
+def test_half_precision_under_autocast(network):
+    found = Folding().of(network, (64, 96))
+    images = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        answer = found(images)[0]
+        answer = found(images)[-1]
     assert answer.dtype == torch.bfloat16
-    expected = network(images)[0]
+    expected = network(images)[-1]
     assert (answer - expected).abs().max() < 0.03 * expected.abs().max()
     check(network, found)  # and again without it
 
@@ -158,6 +158,14 @@ def test_hooks_are_called():
     assert seen == [1]
     handle.remove()
     assert any(isinstance(module, FoldedConv) for module in folding.of(network, (16, 16)).modules())
+
+
+def test_no_more_is_kept_than_a_map_holds():
+    found = fold(randomize(Backbone(name="resnet10t")), (64, 96))
+    found(torch.rand(1, 3, 64, 96).contiguous(memory_format=torch.channels_last))
+    convs = [module for module in found.modules() if isinstance(module, FoldedConv)]
+    assert 0 < sum(bool(conv._kept) for conv in convs) < len(convs)
+    assert max(conv.layers[0].weight.numel() for conv in convs if conv._kept) <= 64 * 16 * 24
 
 
 def test_no_image():

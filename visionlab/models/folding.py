@@ -20,60 +20,83 @@ TOLERANCE = 1e-3  # of the largest value; rounding makes about 1e-6, an error in
 class FoldedConv(nn.Module):
     """A convolution that computes what follows it, too.
 
-    The weights of the layers that it stands for are read when it is first used in a precision, and never written.
+    Where the weights are fewer than the values of the map that they make of an image, folded ones are kept, from the
+    first use in a precision on. Elsewhere, in the late stages, folding would save little and keeping would double the
+    memory: what follows is computed after the convolution. Both depend on the image's size alone.
 
     Args:
-        conv: the convolution.
+        conv: the convolution; neither its weights nor those of the normalization are written.
         norm: the normalization after it, in evaluation mode.
         relu: a ReLU comes last.
+
+    Attributes:
+        on_trial: fold whatever the size, and keep nothing.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: _BatchNorm | None = None, relu: bool = False) -> None:
         super().__init__()
         self.layers = conv, norm  # in a tuple, because they are the network's own
-        self.relu = relu
-        self._weights: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
+        self.relu, self.on_trial = relu, True
+        self._kept: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
 
     def forward(self, images: Tensor, other: Tensor | None = None) -> Tensor:
         """Return ``relu(norm(conv(images)) + other)``, or what of it there is."""
-        conv, kind = self.layers[0], images.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else conv.weight.dtype
-        images = images.to(dtype)
-        if images.numel() == 0:
-            images, (weight, bias) = images.contiguous(), self._fold(images)
+        conv, norm = self.layers
+        kind = images.device.type
+        images = images.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else conv.weight.dtype)
+        if self.on_trial:
+            answer = self._convolve(images, *self._fold(images.dtype))
+        elif not self._pays(images):
+            answer = self._convolve(images, conv.weight.to(images.dtype), _to(conv.bias, images.dtype))
+            if norm is not None:
+                statistics = norm.running_mean, norm.running_var
+                answer = F.batch_norm(answer, *statistics, norm.weight, norm.bias, False, 0.0, norm.eps)
         else:
-            if dtype not in self._weights:
-                self._weights[dtype] = self._fold(images)
-            weight, bias = self._weights[dtype]
-        if not weight.is_mkldnn:
-            answer = F.conv2d(images, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-            if other is not None:
-                answer += other
-            return answer.relu_() if self.relu else answer
-        geometry = conv.padding, conv.stride, conv.dilation, conv.groups
-        convolution = torch.ops.mkldnn._convolution_pointwise
-        if other is None:
-            return convolution(images, weight, bias, *geometry, "relu" if self.relu else "none", [], "")
-        last = "relu" if self.relu else None
-        return convolution.binary(images, other.to(dtype), weight, bias, *geometry, "add", 1.0, last, [], None)
+            weight, bias = self._kept_for(images)
+            if weight.is_mkldnn:
+                return self._convolve_whole(images, weight, bias, other)
+            answer = self._convolve(images, weight, bias)
+        if other is not None:
+            answer += other
+        return answer.relu_() if self.relu else answer
 
-    def _fold(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _pays(self, images: Tensor) -> bool:
+        conv = self.layers[0]
+        height, width = (side // step for side, step in zip(images.shape[-2:], conv.stride, strict=True))
+        return images.numel() > 0 and conv.weight.numel() <= conv.out_channels * height * width
+
+    def _convolve(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        conv: Any = self.layers[0]
+        with full_precision(images):  # all are of one precision already
+            return F.conv2d(images, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+    def _convolve_whole(self, images: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None) -> Tensor:
+        """Let oneDNN compute all at once."""
+        convolution, last = torch.ops.mkldnn._convolution_pointwise, "relu" if self.relu else None
+        arguments = (weight, bias, *_geometry(self.layers[0]))
+        if other is None:
+            return convolution(images, *arguments, last or "none", [], "")
+        return convolution.binary(images, other.to(images.dtype), *arguments, "add", 1.0, last, [], None)
+
+    def _kept_for(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias in the images' precision, on the CPU in the layout that oneDNN wants."""
+        if images.dtype not in self._kept:
+            weight, bias = self._fold(images.dtype)
+            if _onednn_computes(images):
+                reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+                weight = reorder(weight.to_mkldnn(), *_geometry(self.layers[0]), list(images.shape))
+            elif images.is_contiguous(memory_format=torch.channels_last):
+                weight = weight.contiguous(memory_format=torch.channels_last)
+            self._kept[images.dtype] = weight, bias
+        return self._kept[images.dtype]
+
+    def _fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         conv, norm = self.layers
         weight, bias = conv.weight, conv.bias
         if norm is not None and norm.running_mean is not None and norm.running_var is not None:
             statistics = norm.running_mean, norm.running_var, norm.eps
             weight, bias = fuse_conv_bn_weights(weight, bias, *statistics, norm.weight, norm.bias)
-        weight, bias = weight.detach().to(images.dtype), None if bias is None else bias.detach().to(images.dtype)
-        if images.numel() == 0:
-            return weight, bias
-        if _onednn_computes(images):
-            reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-            geometry = conv.padding, conv.stride, conv.dilation, conv.groups
-            weight = reorder(weight.to_mkldnn(), *geometry, list(images.shape))
-        elif images.is_contiguous(memory_format=torch.channels_last):
-            weight = weight.contiguous(memory_format=torch.channels_last)
-        return weight, bias
+        return weight.detach().to(dtype), _to(bias, dtype)
 
 
 class FoldedBlock(nn.Module):
@@ -163,6 +186,9 @@ def fold(network: nn.Module, size: tuple[int, int]) -> nn.Module:
             ValueError,
         ):  # a part that asks more of a layer than its answer
             return network
+    for module in twin.modules():
+        if isinstance(module, FoldedConv):
+            module.on_trial = False
     close = (_close(one, other) for one, other in zip(found, expected, strict=True))
     return twin if all(close) else network
 
@@ -280,6 +306,14 @@ def _identical(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
         alike = one[0].data_ptr() == other[0].data_ptr() and one[0].shape == other[0].shape
         return alike and one[0].dtype == other[0].dtype and one[1] == other[1]
     return one[0] is other[0] and one[1] == other[1]
+
+
+def _geometry(conv: nn.Conv2d) -> tuple[Any, ...]:
+    return conv.padding, conv.stride, conv.dilation, conv.groups
+
+
+def _to(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else bias.detach().to(dtype)
 
 
 def _onednn_computes(images: Tensor) -> bool:

@@ -49,7 +49,7 @@ class FPN(Pyramid):
         """
         merged = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         for i in range(len(merged) - 2, -1, -1):
-            merged[i] = merged[i] + F.interpolate(merged[i + 1], size=merged[i].shape[-2:], mode="nearest")
+            merged[i] += F.interpolate(merged[i + 1], size=merged[i].shape[-2:], mode="nearest")
         return self.with_extra_levels([output(level) for output, level in zip(self.output, merged, strict=True)])
 
 
