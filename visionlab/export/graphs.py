@@ -109,7 +109,14 @@ def trace(graph: Any) -> torch.export.ExportedProgram:
     # Without it the coarsest level could not have a single place, as sizes of 1 would have a graph of their own.
     shapes: Any = import_module("torch.fx.experimental._config")
     with torch.no_grad(), shapes.patch(backed_size_oblivious=True):
-        return torch.export.export(graph, (pixels, sizes), dynamic_shapes=(free, {0: batch}), strict=False)
+        return torch.export.export(
+            graph,
+            (pixels, sizes),
+            dynamic_shapes=(free, {0: batch}),
+            strict=False,
+            # What a layer asks of a size, such as timm's padding to equal sizes, is then asked when the graph runs.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
 
 
 def example(limits: Limits, images: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
