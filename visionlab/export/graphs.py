@@ -53,7 +53,7 @@ class Graph(Protocol):
         """Return the outputs, in the order of their names."""
 
 
-class DetectorGraph(StaticDetector):
+class DetectorGraph(nn.Module):
     """A detector to export.
 
     Args:
@@ -63,9 +63,14 @@ class DetectorGraph(StaticDetector):
     """
 
     def __init__(self, detector: TwoStageDetector, *, max_side: int, max_batch: int) -> None:
-        super().__init__(detector)
+        super().__init__()
+        self.static = StaticDetector(detector)
         self.outputs = list(StaticDetections._fields)
         self.limits = _limits(detector.backbone, 1, max_side, max_batch)
+
+    def forward(self, pixels: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        """Return what ``StaticDetector.forward`` does, as a plain tuple, which ``torch.export.save`` can write."""
+        return tuple(self.static(pixels, sizes))
 
 
 class BackboneGraph(nn.Module):

@@ -115,7 +115,7 @@ def _export_detector(
         "divisor": DIVISOR,
         "strides": detector.neck.strides,
         "limits": described(graph.limits),
-        "proposals": graph.proposal_limits.proposals,
+        "proposals": graph.static.proposal_limits.proposals,
         "max_detections": detector.head.settings.max_detections,
         "score_threshold": detector.head.settings.score_threshold,
         "provenance": detector.provenance,
