@@ -47,13 +47,17 @@ def read(tmp_path, monkeypatch):
 # --- shipped configs -------------------------------------------------------------------------------------------------
 
 
+COMMANDS = {"compare/detectors": "benchmarks/detector_family.py", "compare": "tools/compare.py"}
+
+
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_config(name, tmp_path):
     run = load(shipped(name))
     lines = shipped(name).read_text().splitlines()
     assert len(lines) <= 40
     opening = " ".join(line for line in lines[: lines.index(f"task: {run.task}")])
-    command = "tools/compare.py" if name.startswith("compare/") else "tools/train.py"
+    folder = name.rpartition("/")[0]
+    command = next((command for start, command in COMMANDS.items() if folder.startswith(start)), "tools/train.py")
     for said in ("arXiv:", command, "ost and result: "):
         assert said in opening, f"the opening comment does not say {said}"
     (tmp_path / "shown.yaml").write_text(show(run))
@@ -67,6 +71,9 @@ def test_every_method_has_a_config_for_real_use_and_a_small_one(name):
     assert large["pretext"]["name"] == small["pretext"]["name"] == ("moco" if name == "densecl" else name)
     assert large["backbone"]["name"] == "resnet50"
     assert small["device"] == "cpu"
+
+
+COMMANDS = {"compare/detectors": "benchmarks/detector_family.py", "compare": "tools/compare.py"}
 
 
 @pytest.mark.parametrize("name", shipped_names())
