@@ -61,15 +61,21 @@ class Watch:
         self._since = now
 
 
+def folded(pair: Pair) -> tuple[nn.Module, nn.Module]:
+    """Return the backbone and the neck that our detector runs in its mode."""
+    ours = pair.ours
+    folding: Any = ours._training_folding if ours.training else ours._folding
+    if folding._copy is None:
+        ours(pair.batch)
+    body, neck = folding._copy
+    return body, neck
+
+
 @contextmanager
 def watched(pair: Pair, clock: Callable[[], float]) -> Iterator[Watch]:
     """Watch the parts of our detector inside the ``with`` block."""
     ours, watch = pair.ours, Watch(clock)
-    if ours.training:
-        body, neck = ours.backbone, ours.neck
-    else:
-        ours.detect(pair.batch)
-        body, neck = ours._folding._copy
+    body, neck = folded(pair)
     places: list[tuple[Any, str, str]] = [
         (ours.backbone, "normalize", "normalize"),
         (body, "forward", "backbone"),
@@ -118,7 +124,8 @@ def time_training(pair: Pair, clock: Callable[[], float], optimizer: torch.optim
 
     ours = pair.ours
     with watched(pair, clock) as watch:
-        places = {"pooled": ours.head.pool, "pyramid": ours.neck, "levels": ours.backbone}
+        body, neck = folded(pair)
+        places = {"pooled": ours.head.pool, "pyramid": neck, "levels": body}
         hooks = [module.register_forward_hook(listen(name)) for name, module in places.items()]
         _read(pair, watch)
         with watch.part("other"):

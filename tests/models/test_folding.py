@@ -9,7 +9,8 @@ from test_two_stage_detector import make_detector, rectangles
 from torch import nn
 
 from visionlab.models.backbone import Backbone
-from visionlab.models.folding import FoldedBlock, FoldedConv, Folding, fold
+from visionlab.models.folded_layers import FoldedBlock, FoldedConv
+from visionlab.models.folding import Folding, fold
 from visionlab.models.norm import batch_norms
 
 
@@ -204,3 +205,75 @@ def test_training_forgets_the_copy():
     after = detector.detect(batch)
     assert any(not torch.equal(one.scores, other.scores) for one, other in zip(before, after, strict=True))
     assert "_folding" not in "".join(detector.state_dict())
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", ["resnet10t", "resnet26", "mobilenetv3_small_050"])
+def test_gradients_in_training(name, channels_last):
+    network = randomize(Backbone(name=name, norm="frozen", frozen_stages=1)).double().train()
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    found = Folding(trained=True).of(network, network.small_size)
+    assert not batch_norms(found)
+    images = torch.rand(2, 3, 128, 160, dtype=torch.float64)
+    parameters = {key: value for key, value in network.named_parameters() if value.requires_grad}
+    levels, gradients = {}, {}
+    for who in (network, found):
+        levels[who] = who(images)
+        gradients[who] = torch.autograd.grad(sum(level.square().sum() for level in levels[who]), parameters.values())
+    for kind in (levels, gradients):
+        for one, other in zip(kind[network], kind[found], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * one.abs().max().item())
+
+
+def test_what_is_trained_is_not_folded():
+    network = randomize(Backbone(name="resnet10t", frozen_stages=1)).train()
+    statistics = {key: value.clone() for key, value in network.named_buffers()}
+    folding = Folding(trained=True)
+    found = folding.of(network, network.small_size)
+    assert 0 < len(batch_norms(found)) < len(batch_norms(network))
+    assert all(torch.equal(value, statistics[key]) for key, value in network.named_buffers())
+    assert [norm.training for norm in batch_norms(found)] == [True] * len(batch_norms(found))
+    found(torch.rand(2, 3, 64, 64))
+    assert not torch.equal(batch_norms(network)[-1].running_mean, statistics["model.layer4.0.bn2.running_mean"])
+    network.eval()
+    assert folding.of(network, network.small_size) is not found
+
+
+def test_a_step_needs_no_copy_of_its_own():
+    network, folding = randomize(Backbone(name="resnet10t", norm="frozen")).train(), Folding(trained=True)
+    found = folding.of(network, network.small_size)
+    scale(network.model.layer1[0].conv1.weight)
+    assert folding.of(network, network.small_size) is found
+    check(network.eval(), found.eval())
+    assert folding.of(network.train(), network.small_size) is found
+    network.model.layer1[0].bn1.requires_grad_(True)
+    assert len(batch_norms(folding.of(network, network.small_size))) == 1
+    network.compile()
+    assert Folding(trained=True).of(nn.Sequential(network), network.small_size)[0] is network
+
+
+def test_a_frozen_normalization_keeps_nothing_for_its_gradient():
+    network = randomize(Backbone(name="resnet10t", norm="frozen")).train()
+    images = torch.rand(2, 3, 128, 128)
+    kept = {}
+    for who in (network, Folding(trained=True).of(network, network.small_size)):
+        seen = kept[who] = {}
+        pack = lambda tensor, seen=seen: seen.update({tensor.data_ptr(): tensor}) or tensor  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            who(images)
+        kept[who] = sum(tensor.nbytes for tensor in seen.values() if not isinstance(tensor, nn.Parameter))
+    before, after = kept.values()
+    assert after < 0.7 * before
+
+
+def test_losses_of_a_detector_are_those_of_its_layers():
+    detector, batch = make_detector(norm="frozen"), rectangles(2)
+    randomize(detector.backbone)
+    detector.train()
+    found = detector.losses(batch)
+    assert detector._training_folding._copy is not detector.backbone
+    assert not batch_norms(detector._training_folding._copy)
+    detector._training_folding.of = lambda network, size: network
+    for key, value in detector.losses(batch).items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6)

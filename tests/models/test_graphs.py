@@ -19,6 +19,7 @@ def test_training_forward():
     losses = torch.compile(detector, backend=count)(batch)
     assert len(graphs) <= 4
     assert losses.keys() == expected.keys()
-    assert all(torch.equal(loss, expected[name]) for name, loss in losses.items())
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-4, atol=1e-6)  # what runs as it is, is folded
     sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in detector.parameters() if parameter.requires_grad)

@@ -53,7 +53,7 @@ class TwoStageDetector(nn.Module):
         self.classes: list[str] = []
         self.settings: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
-        self._folding = Folding()
+        self._folding, self._training_folding = Folding(), Folding(trained=True)
         if norm_eps is not None:
             layers = batch_norms(backbone)
             if not layers:
@@ -93,7 +93,8 @@ class TwoStageDetector(nn.Module):
                 f" got {len(batch.targets)} targets and {len(batch.seeds)} seeds"
             )
         self._folding.drop()  # the weights are about to change
-        features = self.features(batch)
+        images = self.backbone.normalize(batch.pixels, batch.sizes)
+        features = self._folded(self._training_folding)(images)
         predictions = self._predict_anchors(features, batch)
         proposals = self.rpn.propose(predictions, batch.sizes, limits or self.rpn.train_limits)
         rpn_losses = self.rpn.losses(predictions, batch)
@@ -160,7 +161,10 @@ class TwoStageDetector(nn.Module):
         images = self.backbone.normalize(batch.pixels, batch.sizes)
         if images.device.type == "cpu":
             images = images.contiguous(memory_format=torch.channels_last)
-        return self._folding.of(nn.Sequential(self.backbone, self.neck), self.backbone.small_size)(images)
+        return self._folded(self._folding)(images)
+
+    def _folded(self, folding: Folding) -> nn.Module:
+        return folding.of(nn.Sequential(self.backbone, self.neck), self.backbone.small_size)
 
     def _propose(self, features: list[Tensor], batch: ImageBatch, limits: ProposalLimits | None) -> list[Tensor]:
         predictions = self._predict_anchors(features, batch)
