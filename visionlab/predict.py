@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from visionlab.checks import check_in
-from visionlab.data.folder import find_images
+from visionlab.data.folder import image_files
 from visionlab.data.images import ImageError, read_image, read_image_sizes
 from visionlab.distributed import choose_device
 from visionlab.eval.detection import to_results
@@ -66,7 +66,7 @@ def predict(
             f"show_offsets: expected a detector with deformable parts (backbone.deform_stages, or a pool deform_…), "
             f"{run} has none"
         )
-    files = [file for path in images for file in (find_images([str(path)]) if path.is_dir() else [str(path)])]
+    files = image_files(images)
     out.mkdir(parents=True, exist_ok=True)
     category_ids = predictor.detector.provenance.get("category_ids") or list(range(1, len(predictor.classes) + 1))
     found: dict[int, tuple[tuple[int, int], Detections]] = {}

@@ -44,6 +44,25 @@ def test_equals_onnxruntime(dynamic: bool):
             torch.testing.assert_close(torch.from_numpy(ours), expected)
 
 
+class Ties(torch.nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
+        suppressed = [ops.nms_padded(boxes, scores, threshold, 40) for threshold in (1 / 2, 2 / 3)]
+        return tuple(part for pair in suppressed for part in pair)
+
+
+def test_equal_scores_and_overlaps_of_exactly_the_threshold():
+    corners = torch.randint(0, 4, (60, 2), generator=torch.Generator().manual_seed(0))
+    sides = torch.randint(1, 4, (60, 2), generator=torch.Generator().manual_seed(1))
+    boxes, scores = torch.cat([corners, corners + sides], 1).float(), torch.arange(60) % 3 / 4
+    iou = ops.box_iou(boxes, boxes)
+    assert all((iou == torch.tensor(threshold)).any() for threshold in (1 / 2, 2 / 3))
+    program = torch.onnx.export(Ties(), (boxes, scores), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [input.name for input in session.get_inputs()]
+    outputs = session.run(None, dict(zip(names, (boxes.numpy(), scores.numpy()), strict=True)))
+    assert [part.tolist() for part in outputs] == [part.tolist() for part in Ties()(boxes, scores)]
+
+
 class FarGroups(torch.nn.Module):
     def forward(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
         return ops.batched_nms(boxes, scores, groups, 0.5)

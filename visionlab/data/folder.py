@@ -131,6 +131,15 @@ def find_images(roots: Sequence[str], *, recursive: bool = True, extensions: Seq
     return list(files.values())
 
 
+def image_files(paths: Sequence[Path]) -> list[str]:
+    """Return files as they are named, and of folders the images under them, in the order of the paths.
+
+    Raises:
+        ValueError: if a folder holds no image.
+    """
+    return [file for path in paths for file in (find_images([str(path)]) if path.is_dir() else [str(path)])]
+
+
 def _walk(folder: str, recursive: bool, seen: set[str]) -> Iterator[tuple[str, str]]:
     """Yield path and true path of each file in a folder that was not seen yet, which also ends circles of links."""
     real = os.path.realpath(folder)

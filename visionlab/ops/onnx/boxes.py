@@ -42,7 +42,7 @@ def _survivors(boxes: Tensor, scores: Tensor, iou_threshold: float) -> tuple[Ten
 def _round_down(threshold: float) -> float:
     """Return the greatest fp32 number that is not above the threshold, so that ``iou > threshold`` means the same."""
     rounded = np.float32(threshold)
-    return float(rounded if rounded <= threshold else np.nextafter(rounded, np.float32(-np.inf)))
+    return float(rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf)))
 
 
 def nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:

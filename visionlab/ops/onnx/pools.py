@@ -56,12 +56,16 @@ def multi_scale_roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Return, of ONNX's RoiAlign of every level, the rows that belong to it."""
-    output: Any = None
+    """Return ONNX's RoiAlign of each level for the boxes that belong to it, how many is known when the model runs."""
+    settings = pooled_height, pooled_width
+    pooled = []
     for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
-        pooled = roi_align(feature, boxes, pooled_height, pooled_width, scale, sampling_ratio, aligned)
-        output = pooled if output is None else torch.where((levels == level)[:, None, None, None], pooled, output)
-    return output
+        own = boxes if len(features) == 1 else boxes[(levels == level).nonzero()[:, 0]]
+        pooled.append(roi_align(feature, own, *settings, scale, sampling_ratio, aligned))
+    if len(features) == 1:
+        return pooled[0]
+    by_level = levels.sort().indices  # becomes TopK, which puts the first of equal levels first
+    return torch.cat(pooled)[by_level.sort().indices]
 
 
 def roi_pool(
