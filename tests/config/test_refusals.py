@@ -271,6 +271,39 @@ def test_a_head_and_the_stage_it_runs(faults):
     assert "backbone.roi_stage: would have no effect, only the head of a detector runs the stage" in fault
 
 
+@pytest.mark.parametrize(
+    ("backbone", "fault"),
+    [
+        ("{name: vit_tiny_patch16_224, output_stride: 16}", "output_stride: timm cannot dilate vit_tiny_patch16_224"),
+        ("{name: resnet18, frozen_stages: 9}", "frozen_stages: expected 0 to 4 for resnet18, got 9"),
+        ("{name: resnet18, deform_stages: [9]}", "deform_stages: expected some of 1 to 4 for resnet18, got 9"),
+        ("{name: resnet18, deform_stages: [1], frozen_stages: 1}", "deform_stages: stage 1 is frozen"),
+        ("{name: resnet18, deform_stages: [4], deform_groups: 7}", "deform_groups: expected a divisor of the 256"),
+        (
+            "{name: convnext_atto, deform_stages: [3]}",
+            "deform_stages: convnext_atto has no 3x3 convolutions",
+        ),
+    ],
+)
+def test_what_the_model_of_the_backbone_does_not_have(faults, backbone, fault):
+    for config in (DETECT | {"weights": "file"}, PRETRAIN):
+        [said] = faults(config, f"backbone={backbone}")
+        assert f"backbone.{fault}" in said
+
+
+@pytest.mark.parametrize(
+    ("backbone", "fault"),
+    [
+        ("{name: resnet18, strides: [32], roi_stage: true}", "strides: expected some of [2, 4, 8, 16] for resnet18"),
+        ("{name: vit_tiny_patch16_224, roi_stage: true}", "roi_stage: expected a model with several levels"),
+    ],
+)
+def test_a_stage_that_the_model_does_not_have(faults, backbone, fault):
+    text = DETECT | {"neck": {"name": "single_level"}, "head": {"name": "res5"}}
+    [said] = faults(text, f"backbone={backbone}")
+    assert f"backbone.{fault}" in said
+
+
 @pytest.mark.parametrize("pool", ["ps_roi_pool", "ps_roi_align", "deform_ps_roi_pool"])
 def test_a_pool_that_needs_maps_for_each_bin(faults, pool):
     text = DETECT | {"weights": "file", "head": {"pool": {"name": pool}}}
@@ -368,8 +401,11 @@ import sys
 from visionlab.config.load import load
 from visionlab.config.shipped import shipped, shipped_names
 for name in shipped_names():
-    # these have every method; only the real backbone tells whether it has batch norm, as CPC must know
-    if name.startswith(("quickstart/", "examples/")) and "cpc" not in name:
+    # These have every method. Only the real backbone tells whether it has batch norm, as CPC must know, and whether it
+    # can be dilated, made deformable or run on RoIs.
+    text = shipped(name).read_text()
+    asked = ("cpc", "output_stride", "roi_stage", "deform_stages")
+    if name.startswith(("quickstart/", "examples/")) and not any(word in text for word in asked):
         load(shipped(name))
 print([name for name in ("timm", "torchvision", "torch._dynamo") if name in sys.modules])
 """

@@ -21,6 +21,8 @@ from visionlab.train.optim import LearningRate, WeightDecay, parameter_groups
 
 Refusal = tuple[str, str]  # the keys that lead to a setting, with dots, and what is wrong there
 
+# Settings of a backbone of which only the model can tell whether it has what they name.
+_ASKED_OF_MODEL = ("output_stride", "roi_stage", "frozen_stages", "deform_stages")
 SAMPLES = SimpleNamespace(files=[""], groups=None)
 FOLDER = Path()
 
@@ -39,6 +41,13 @@ def refusals(name: str, section: Part, *parts: Any) -> list[Refusal]:
 def group_refusals(name: str, section: Part) -> list[Refusal]:
     """Return what the groups of a constructor say against its settings; it may need files, so it is not called."""
     return _ask(name, section, lambda: check_groups(type(section).constructor, section.arguments()))[1]
+
+
+def backbone_refusals(backbone: Part) -> list[Refusal]:
+    """Return what a backbone says against its settings; it is built, which takes seconds, only where they need that."""
+    if any(getattr(backbone, name) for name in _ASKED_OF_MODEL):
+        return refusals("backbone", backbone)
+    return group_refusals("backbone", backbone)
 
 
 def training_refusals(training: Part, device: str) -> list[Refusal]:

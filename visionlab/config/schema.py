@@ -17,6 +17,7 @@ from visionlab.config.part import From, Part, Section
 from visionlab.config.refusals import (
     FOLDER,
     SAMPLES,
+    backbone_refusals,
     detector_refusals,
     factor_refusals,
     group_refusals,
@@ -89,7 +90,7 @@ class Common(Section):
         if start is None and self.backbone.frozen_stages > 0:
             yield "backbone.frozen_stages", "would keep random weights, expected 0 without weights"
         yield from group_refusals("data", self.data)
-        yield from group_refusals("backbone", self.backbone)
+        yield from backbone_refusals(self.backbone)
         yield from training_refusals(self.train, self.device)
         yield from group_refusals("optimizer", self.optimizer)
         if self.train.steps >= 1:
