@@ -8,7 +8,7 @@ import detector_family
 import pytest
 from tiny_runs import DATA, DETECT, write_config
 
-from visionlab.data.synthetic import CLASSES
+from visionlab.data.scene import CLASSES
 from visionlab.eval.interval import Interval
 from visionlab.models.detector import build_detector, save_detector
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from visionlab.data import contortion, synthetic
-from visionlab.data.synthetic import CLASSES, FINE, draw_scene, write_synthetic
+from visionlab.data import contortion, scene
+from visionlab.data.scene import CLASSES, FINE, draw_scene
+from visionlab.data.synthetic import write_synthetic
 
 SETTINGS = {"unlabelled": 6, "labelled": 8, "validation": 5, "image_size": 96}
 
@@ -68,9 +69,9 @@ def test_boxes_are_the_extent_of_the_visible_pixels(deformation):
 @pytest.mark.parametrize("deformation", [0.0, 1.0])
 def test_masks_are_where_the_objects_are_painted(deformation, monkeypatch):
     """With objects in one color on black, the picture itself says where they are."""
-    monkeypatch.setattr(synthetic._Scene, "material", lambda self, index, *_: np.full((*index.shape, 3), 255, np.uint8))
-    monkeypatch.setattr(synthetic._Scene, "surface", lambda self, size: np.zeros((size, size, 3), np.uint8))
-    monkeypatch.setattr(synthetic._Scene, "clutter", lambda self, count: None)
+    monkeypatch.setattr(scene.Scene, "material", lambda self, index, *_: np.full((*index.shape, 3), 255, np.uint8))
+    monkeypatch.setattr(scene.Scene, "surface", lambda self, size: np.zeros((size, size, 3), np.uint8))
+    monkeypatch.setattr(scene.Scene, "clutter", lambda self, count: None)
     alone = 0
     for seed in range(40):
         image, objects = draw_scene(seed, size=48, deformation=deformation)
@@ -180,10 +181,8 @@ def test_a_dataset_of_another_deformation_is_refused(dataset, tmp_path):
 
 def test_deformation_leaves_an_object_its_class_its_place_and_its_size(monkeypatch):
     asked = []
-    creature = synthetic._Scene.creature
-    monkeypatch.setattr(
-        synthetic._Scene, "creature", lambda self, *given: asked.append(given) or creature(self, *given)
-    )
+    creature = scene.Scene.creature
+    monkeypatch.setattr(scene.Scene, "creature", lambda self, *given: asked.append(given) or creature(self, *given))
     changed = 0
     for seed in range(10):
         scenes = []

@@ -8,7 +8,7 @@ import torch
 from test_parts import CLASSES, detector_with, gradients, make_batch
 
 from visionlab.models.detector import HEADS
-from visionlab.models.roi_head import HeadSettings
+from visionlab.models.head_settings import HeadSettings
 from visionlab.models.stage import StageSettings
 
 BOX_LOSSES = ["smooth_l1", "l1", "giou", "diou"]

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from torch import Tensor, nn
 
+from visionlab.models.head_settings import HeadSettings
 from visionlab.models.pools import POOL, Pool
-from visionlab.models.roi_head import HeadSettings, RoIHead
+from visionlab.models.roi_head import RoIHead
 from visionlab.models.roi_stage import RoIStage
 from visionlab.settings import flat_settings
 

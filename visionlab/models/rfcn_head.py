@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionlab.checks import check_at_least
+from visionlab.models.head_settings import HeadSettings
 from visionlab.models.pool import PositionSensitivePool
 from visionlab.models.pools import POOL, POOLS
-from visionlab.models.roi_head import HeadSettings, RoIHead
+from visionlab.models.roi_head import RoIHead
 from visionlab.settings import flat_settings
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionlab import distributed
-from visionlab.checks import check_above, check_at_least, check_in
+from visionlab.checks import check_at_least
 from visionlab.models.box_coding import decode_boxes
 from visionlab.models.box_losses import compare_boxes
 from visionlab.models.eager import eager
 from visionlab.models.evaluation import evaluating
+from visionlab.models.head_settings import HeadSettings
 from visionlab.models.matching import (
     BalancedSampler,
     CandidateSampler,
@@ -25,8 +25,7 @@ from visionlab.models.matching import (
     split_crowds,
 )
 from visionlab.models.ohem import all_candidates, hardest
-from visionlab.models.stage import StageSettings
-from visionlab.models.suppression import Nms, suppress
+from visionlab.models.suppression import suppress
 from visionlab.ops.boxes import clip_boxes_to_image
 from visionlab.precision import upcast
 from visionlab.seeding import derive_seed
@@ -34,49 +33,6 @@ from visionlab.settings import flat_settings
 from visionlab.structures import Detections, ImageBatch
 
 MIN_DETECTION_SIDE = 1e-2  # in pixels
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadSettings(StageSettings):
-    """How a second stage compares its RoIs with the objects, and which of them are detections.
-
-    Args:
-        class_agnostic: all classes share one box, instead of one of their own for each.
-        box_weights: factors of the box offsets ``dx, dy, dw, dh``.
-        ohem: the losses look at those ``samples_per_image`` of all proposals whose losses are the largest, whatever
-            share of them is positive, instead of at a random choice.
-        ohem_nms_threshold: of two proposals with a higher IoU, only the one with the larger loss is looked at.
-        score_threshold: detections must score more.
-        nms: what becomes of a box that overlaps a better one of its class: ``hard`` leaves it out, ``soft_linear`` and
-            ``soft_gaussian`` lower its score (Bodla et al. 2017, arXiv:1704.04503), the latter without a threshold.
-        nms_sigma: width of ``soft_gaussian``; the larger, the less scores are lowered.
-        max_detections: best detections of an image that stay.
-    """
-
-    class_agnostic: bool = False
-    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    ohem: bool = False
-    ohem_nms_threshold: float = 0.7
-    score_threshold: float = 0.05
-    nms: Nms = "hard"
-    nms_sigma: float = 0.5
-    max_detections: int = 100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_above(0, box_weights=self.box_weights)
-        check_in("[0, 1]", ohem_nms_threshold=self.ohem_nms_threshold)
-        check_in("[0, 1)", score_threshold=self.score_threshold)
-        check_above(0, nms_sigma=self.nms_sigma)
-        check_at_least(1, max_detections=self.max_detections)
-        if self.ohem:
-            self._refuse_without_effect("positive_fraction", "with ohem, which takes the hardest of all")
-        else:
-            self._refuse_without_effect("ohem_nms_threshold", "without ohem")
-        if self.nms == "soft_gaussian":
-            self._refuse_without_effect("nms_threshold", "with nms soft_gaussian, which has no threshold")
-        else:
-            self._refuse_without_effect("nms_sigma", f"with nms {self.nms}")
 
 
 class RoIHead(nn.Module, ABC):
