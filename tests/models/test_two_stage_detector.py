@@ -170,6 +170,20 @@ def test_modes_come_back_after_an_error():
     assert modes(detector) == before
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_groups_of_rois_give_the_same_detections(name, monkeypatch):
+    torch.manual_seed(0)
+    detector, batch = detector_with(name), rectangles(2)
+    expected, sizes, hidden = detector.detect(batch), [], detector.head.hidden
+    monkeypatch.setattr("visionlab.models.roi_head.RAN_AT_ONCE", 15)
+    monkeypatch.setattr(detector.head, "hidden", lambda maps, rois: sizes.append(len(rois)) or hidden(maps, rois))
+    for found, wanted in zip(detector.detect(batch), expected, strict=True):
+        torch.testing.assert_close(found.boxes, wanted.boxes, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-4, atol=1e-5)
+    assert len(sizes) > 1
+    assert max(sizes) == 15
+
+
 def test_proposals_by_themselves():
     detector, batch = make_detector(), rectangles(2)
     few = detector.propose(batch, limits=ProposalLimits(50, 7))

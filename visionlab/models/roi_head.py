@@ -33,6 +33,7 @@ from visionlab.settings import flat_settings
 from visionlab.structures import Detections, ImageBatch
 
 MIN_DETECTION_SIDE = 1e-2  # in pixels
+RAN_AT_ONCE = 512  # RoIs, when detections are made on the CPU
 
 
 class RoIHead(nn.Module, ABC):
@@ -163,7 +164,11 @@ class RoIHead(nn.Module, ABC):
             One ``Detections`` per image, in no order: each class of each proposal that scores enough.
         """
         rois = to_rois(proposals)
-        scores, offsets = self.predict(self.hidden(self.maps(features), rois))
+        maps = self.maps(features)
+        # Pooled RoIs may take more memory than all features do. A GPU, which would wait for more calls, has the room.
+        whole = rois.device.type != "cpu" or torch.compiler.is_compiling()
+        groups = [rois] if whole else rois.split(RAN_AT_ONCE)
+        scores, offsets = self.predict(torch.cat([self.hidden(maps, group) for group in groups]))
         return self.decode(upcast(scores), upcast(offsets), rois, sizes)
 
     @eager
