@@ -1,10 +1,13 @@
 """What counts as the same detections."""
 
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from visionlab.export import agreement
 from visionlab.export.agreement import difference
 from visionlab.structures import Detections
 
@@ -63,3 +66,32 @@ def test_a_full_list_may_end_elsewhere():
 
 def test_nothing_found_is_the_same():
     assert difference(detections(), detections(), 0.05, 100) == ""
+
+
+@pytest.mark.parametrize(
+    ("unfolded", "message"),
+    [
+        ([EXPECTED, EXPECTED], "disagrees with the detector, so nothing is written: the detection of label 0"),
+        ([EXPECTED, detections()], "^4 detections in 1 images agree .*1 left out, where rounding changes"),
+    ],
+    ids=["the detector is sure of", "rounding decides"],
+)
+def test_the_file_finds_something_else_in_an_image_that(unfolded: list[Detections], message: str, monkeypatch):
+    def answer(images: list[Detections]) -> Any:
+        def padded(part: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.pad(part, [0, 0] * (part.dim() - 1) + [0, 9 - len(part)])
+
+        rows = [[padded(part) for part in (image.boxes, image.scores, image.labels)] for image in images]
+        return *map(torch.stack, zip(*rows, strict=True)), torch.tensor([len(image) for image in images])
+
+    monkeypatch.setattr(agreement, "_batches", lambda graph: [(None, None)])
+    monkeypatch.setattr(agreement, "detect", lambda *given: [EXPECTED, EXPECTED])
+    detector: Any = SimpleNamespace(
+        head=SimpleNamespace(settings=SimpleNamespace(score_threshold=0.05, max_detections=9))
+    )
+    graph: Any = SimpleNamespace(static=lambda *given: answer(unfolded))
+    try:
+        said = agreement.check_detector(lambda *given: answer([EXPECTED, detections()]), detector, graph)
+    except ValueError as error:
+        said = str(error)
+    assert re.search(message, said)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_parts import PARTS, detector_with
+from test_parts import PARTS, detector_with, name_of
 from tiny_runs import visionlab
 
 from visionlab.data.images import read_image
@@ -211,7 +211,7 @@ def test_torch_file(tmp_path, test_data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", PARTS[1:], ids=lambda part: " ".join(*part.items()))
+@pytest.mark.parametrize("part", PARTS[1:], ids=name_of)
 def test_every_part_exports_to_onnx(part, tmp_path):
     assert visionlab("export", save(tmp_path, **part)) == 0  # which compares it with the detector
 

@@ -59,7 +59,11 @@ PARTS = [{"head": head} for head in HEADS] + [{"neck": neck} for neck in NECKS] 
 PARTS.append({"head": "rfcn", "pool": "deform_ps_roi_pool"})
 
 
-@pytest.fixture(params=PARTS, ids=lambda part: " ".join(word for item in part.items() for word in item))
+def name_of(part: dict[str, str]) -> str:
+    return " ".join(word for item in part.items() for word in item)
+
+
+@pytest.fixture(params=PARTS, ids=name_of)
 def detector(request):
     return detector_with(**request.param)
 

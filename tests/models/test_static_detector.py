@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_parts import PARTS, detector_with
+from test_parts import PARTS, detector_with, name_of
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -16,7 +16,7 @@ SHAPES = [(2, 200, 264), (1, 131, 70), (3, 96, 160)]
 FAST = [{"head": "fast_rcnn"}]
 every_part = pytest.mark.parametrize(
     "part",
-    [pytest.param(part, marks=() if part in FAST else pytest.mark.slow, id=" ".join(*part.items())) for part in PARTS],
+    [pytest.param(part, marks=() if part in FAST else pytest.mark.slow, id=name_of(part)) for part in PARTS],
 )
 
 
@@ -55,7 +55,7 @@ def assert_same(found: StaticDetections, expected, exact: bool = False) -> None:
         assert (found.labels[i, count:] == -1).all()
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: " ".join(*part.items()))
+@pytest.mark.parametrize("part", PARTS, ids=name_of)
 def test_equals_detect(part):
     detector = unfolded(**part)
     static = StaticDetector(detector)

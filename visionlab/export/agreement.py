@@ -23,6 +23,9 @@ Run = Callable[[Tensor, Tensor], Sequence[Tensor]]
 def check_detector(run: Run, detector: TwoStageDetector, graph: DetectorGraph) -> str:
     """Compare detections of batches of one and two images, upright and across, with the detector's own.
 
+    Where scores or overlaps are so close that rounding decides, the detector itself finds something else once its
+    BatchNorm is not folded, as in the graph. Such an image shows nothing about the file, and is left out.
+
     Args:
         run: the file as a function of pixels and sizes.
         detector: what it was made of.
@@ -32,19 +35,28 @@ def check_detector(run: Run, detector: TwoStageDetector, graph: DetectorGraph) -
         What was compared, for people.
 
     Raises:
-        ValueError: they disagree.
+        ValueError: they disagree, or every image was left out.
     """
-    images = detections = 0
+    least, most = detector.head.settings.score_threshold, detector.head.settings.max_detections
+    images = detections = left_out = 0
     for inputs in _batches(graph):
-        expected = detect(detector, *inputs)
-        boxes, scores, labels, counts = run(*inputs)
-        for i, count in enumerate(counts.tolist()):
-            found = Detections(boxes[i, :count], scores[i, :count], labels[i, :count])
-            problem = difference(expected[i], found, detector.head.settings.score_threshold, boxes.shape[1])
-            if problem:
+        expected, found = detect(detector, *inputs), _by_image(run(*inputs))
+        for i, (own, theirs) in enumerate(zip(expected, found, strict=True)):
+            problem = difference(own, theirs, least, most)
+            if not problem:
+                images, detections = images + 1, detections + len(own)
+                continue
+            with torch.no_grad():
+                unfolded = _by_image(graph.static(*inputs))[i]
+            if not difference(own, unfolded, least, most):
                 raise ValueError(f"the exported graph disagrees with the detector, so nothing is written: {problem}")
-            images, detections = images + 1, detections + len(expected[i])
-    return f"{detections} detections in {images} images agree with the detector's own"
+            left_out += 1
+    if not images:
+        raise ValueError(
+            "in every image it was tried on rounding changes what the detector finds, so nothing is written"
+        )
+    without = f" ({left_out} left out, where rounding changes what the detector finds)" if left_out else ""
+    return f"{detections} detections in {images} images agree with the detector's own{without}"
 
 
 def check_backbone(run: Run, graph: BackboneGraph) -> str:
@@ -112,6 +124,12 @@ def detect(detector: TwoStageDetector, pixels: Tensor, sizes: Tensor) -> list[De
 def _batches(graph: Any) -> list[tuple[Tensor, Tensor]]:
     first, second = graph.limits.sides()
     return [example(graph.limits, 2, first), example(graph.limits, 1, second)]
+
+
+def _by_image(answer: Sequence[Tensor]) -> list[Detections]:
+    """Return what a file, or ``StaticDetector``, answered, without the rows that are no detections."""
+    *rows, counts = answer
+    return [Detections(*(part[i, :count] for part in rows)) for i, count in enumerate(counts.tolist())]
 
 
 def _near(expected: Detections, found: Detections) -> Tensor:
