@@ -202,10 +202,9 @@ def evaluate(run: Pretrain | Detect) -> Metrics:
     metrics = _measure(run, detector, data, folder, 0, device)
     if distributed.is_main():
         table = Table("metric", escape(file))
-        for name, value in metrics.summary().items():
+        per_class = {f"AP of {escape(name)}": value for name, value in metrics.per_class.items()}
+        for name, value in {**metrics.summary(), **per_class}.items():
             table.add_row(name, "nothing to find" if value is None else f"{100 * value:.2f}")
-        for name, value in metrics.per_class.items():
-            table.add_row(f"AP of {escape(name)}", "not in these images" if value is None else f"{100 * value:.2f}")
         console.print(table)
         _say(f"written: {folder / 'eval'}")
     distributed.stop()

@@ -17,11 +17,16 @@ def without_difficult(part: AnnotatedPart, how: Difficult) -> AnnotatedPart:
         part: what is trained on.
         how: ``use`` leaves them objects; ``ignore`` makes them crowd regions, neither objects nor background;
             ``remove`` leaves their place to the background.
+
+    Raises:
+        ValueError: no other object is left.
     """
     annotations = part.content["annotations"]
     count = sum(bool(entry.get("difficult")) for entry in annotations)
     if how == "use" or not count:
         return part
+    if count == len(annotations):
+        raise ValueError(f"difficult: expected use, as all {count} objects to train on are marked difficult, got {how}")
     if how == "ignore":
         changed = [{**entry, "iscrowd": 1} if entry.get("difficult") else entry for entry in annotations]
         what = "neither objects nor background"

@@ -277,6 +277,25 @@ def test_lists_that_are_refused(settings, message, devkit, tmp_path):
         DETECT_DATA["voc"](tmp_path, root=devkit, **settings)
 
 
+@pytest.mark.parametrize("names", ["photo 0\nphoto 1\n", "photo 1\nphoto 7\n"])
+def test_names_that_end_like_flags(names, tmp_path):
+    files: dict[str, str | None] = {"ImageSets/Main/train.txt": names}
+    for name in names.splitlines():
+        files |= {f"Annotations/{name}.xml": xml(box("dog", 1, 1, 20, 20)), f"JPEGImages/{name}.png": None}
+    root = write(tmp_path, files)
+    for settings in ({}, {"image_sets": "train"}):
+        found = PRETRAIN_DATA["voc"](root=root, **settings).files
+        assert sorted(Path(file).stem for file in found) == names.splitlines()
+
+
+@pytest.mark.parametrize("how", ["ignore", "remove"])
+def test_nothing_but_difficult_objects_to_train_on(how, devkit, tmp_path):
+    hard = xml(box("dog", 11, 11, 20, 20, more="<difficult>1</difficult>"), name="b.png")
+    Path(devkit, "VOC2007/Annotations/b.xml").write_text(hard)
+    with pytest.raises(ValueError, match=f"difficult: expected use, as all 1 objects to train on .* got {how}"):
+        DETECT_DATA["voc"](tmp_path, root=devkit, image_sets="VOC2007/val", difficult=how)
+
+
 def test_a_list_without_annotations_is_refused(devkit, tmp_path):
     Path(devkit, "VOC2012/ImageSets/Main/test.txt").write_text("2008_1\n2008_2\n")
     with pytest.raises(ValueError, match=r"test\.txt: expected xml files in .*Annotations, got none for its 2 names"):

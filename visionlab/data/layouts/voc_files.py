@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,8 @@ def parts_of(files: Sequence[str], root: str) -> tuple[dict[str, list[str]], lis
         bases[os.path.dirname(os.path.dirname(file))].append(file)
     others: list[str] = []
     for base, own in bases.items():
-        lists = _lists(os.path.join(base, "ImageSets", "Main"))
         by_name = {Path(file).stem: file for file in own}
+        lists = _lists(os.path.join(base, "ImageSets", "Main"), by_name)
         for role, (name, stems) in lists.items():
             by_role[role] += [by_name[stem] for stem in stems if stem in by_name]
             missing = [stem for stem in stems if stem not in by_name]
@@ -46,38 +46,39 @@ def parts_of(files: Sequence[str], root: str) -> tuple[dict[str, list[str]], lis
     return {role: found for role, found in by_role.items() if found}, notes
 
 
-def _lists(folder: str) -> dict[str, tuple[str, list[str]]]:
+def _lists(folder: str, known: Collection[str]) -> dict[str, tuple[str, list[str]]]:
     """Return file and names of the lists of images of each part in an ``ImageSets/Main``, without those of classes."""
     lists = {}
     for role, names in {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}.items():
         files = [os.path.join(folder, f"{name}.txt") for name in names]
         file = next((file for file in files if os.path.isfile(file)), None)
         if file is not None:
-            lists[role] = file, _stems(file)
+            lists[role] = file, _stems(file, known)
     return lists if "train" in lists else {}
 
 
-def _stems(file: str) -> list[str]:
-    """Return the names in a list of images; a list of one class has a flag after each."""
+def _stems(file: str, known: Collection[str]) -> list[str]:
+    """Return the names in a list of images, without the flags of a list of one class; a known name may end like one."""
     lines = Path(file).read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    return [re.sub(r" +-?[01]$", "", line.strip()) for line in lines if line.strip()]
+    names = [line.strip() for line in lines if line.strip()]
+    return [name if name in known else re.sub(r" +-?[01]$", "", name) for name in names]
 
 
 def files_of_set(base: str, name: str, notes: list[str]) -> list[str]:
     """Return the xml files that a list names; add a note on names without one."""
-    lists = os.path.join(base, "ImageSets", "Main")
+    lists, annotations = os.path.join(base, "ImageSets", "Main"), os.path.join(base, "Annotations")
     file = os.path.join(lists, f"{name}.txt")
     if not os.path.isfile(file):
         there = sorted(path.stem for path in Path(lists).glob("*.txt") if "_" not in path.stem)
         raise ValueError(f"{file}: expected a list of images, got none; there: {', '.join(there) or 'no list'}")
-    stems = _stems(file)
-    files = {stem: os.path.join(base, "Annotations", f"{stem}.xml") for stem in stems}
-    missing = [stem for stem, xml in files.items() if not os.path.isfile(xml)]
-    if len(missing) == len(files):
-        raise ValueError(f"{file}: expected xml files in {base}/Annotations, got none for its {len(files)} names")
+    known = {path.stem for path in Path(annotations).glob("*.xml")}
+    stems = list(dict.fromkeys(_stems(file, known)))
+    missing = [stem for stem in stems if stem not in known]
+    if len(missing) == len(stems):
+        raise ValueError(f"{file}: expected xml files in {annotations}, got none for its {len(stems)} names")
     if missing:
         notes.append(f"{len(missing)} names of {file} have no xml file: not used: {some(missing)}")
-    return [xml for stem, xml in files.items() if stem not in set(missing)]
+    return [os.path.join(annotations, f"{stem}.xml") for stem in stems if stem in known]
 
 
 @dataclass(frozen=True)
