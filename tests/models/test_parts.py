@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import test_api
+import test_overfits
 import torch
 import yaml
 from tiny_runs import OTHER_HEADS
@@ -126,8 +127,8 @@ def written(path: str, pattern: str) -> bool:
     return file.is_file() and re.search(pattern, file.read_text()) is not None
 
 
-def chosen_by_a_config(section: str, name: str, unnamed: str) -> bool:
-    configs = (yaml.safe_load(path.read_text()) for path in (ROOT / "configs").rglob("*.yaml"))
+def chosen_by_a_config(section: str, name: str, unnamed: str, folder: str = "") -> bool:
+    configs = (yaml.safe_load(path.read_text()) for path in (ROOT / "configs" / folder).rglob("*.yaml"))
     detectors = [config for config in configs if config.get("task") == "detect"]
     return any((config.get(section) or {}).get("name", unnamed) == name for config in detectors)
 
@@ -144,6 +145,8 @@ def places_of_head(name: str) -> dict[str, bool]:
         "`tests/models/test_parts.py`": name in SMALL_HEADS,
         "`tests/tiny_runs.py`": name == DEFAULT_HEAD or name in OTHER_HEADS,
         "`tests/test_api.py`": is_public("visionlab.models.detector.HEADS", name),
+        "`tests/models/test_overfits.py`": name in test_overfits.heads(),
+        "`configs/compare/detectors/`": chosen_by_a_config("head", name, DEFAULT_HEAD, "compare/detectors"),
         "`configs/`": chosen_by_a_config("head", name, DEFAULT_HEAD),
     }
 
