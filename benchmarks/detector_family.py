@@ -57,7 +57,7 @@ def main() -> int:
         "words", nargs="+", metavar="CONFIG | KEY=VALUE", help="detectors, and settings for all of them"
     )
     parser.add_argument("--out", type=Path, required=True, help="the folder of results")
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 5e-3], help="the grid of learning rates")
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 5e-3, 1e-2], help="the grid of learning rates")
     parser.add_argument("--tuning-seeds", type=int, nargs="+", default=[100], help="choose the rate of each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="are reported")
     parser.add_argument(

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionlab.checks import check_at_least
+from visionlab.models.head_settings import HeadSettings
 from visionlab.models.pool import Pool
 from visionlab.models.pools import POOL
-from visionlab.models.roi_head import HeadSettings, RoIHead
+from visionlab.models.roi_head import RoIHead
 from visionlab.renames import moved_settings
 from visionlab.settings import flat_settings
 
