@@ -62,12 +62,17 @@ def build_parser(commands: Mapping[str, Callable[[argparse.Namespace], int | Non
     command.add_argument("--out", type=Path, help="the file to write (default: beside the weights)")
     command.add_argument("--format", default=own("format"), choices=("onnx", "torch"), help="(default: %(default)s)")
     command.add_argument("--opset", type=int, help="version of ONNX's operators (default: what torch writes)")
-    command.add_argument(
-        "--resize", action="store_true", help="ONNX: take images as they are, answer boxes in their pixels"
-    )
+    command.add_argument("--resize", action="store_true", help="take images as they are, answer boxes in their pixels")
     command.add_argument("--max-side", type=int, help="most pixels of a side (default: as trained, or 1344)")
     command.add_argument(
         "--max-batch", type=int, default=own("max_batch"), help="most images at once (default: %(default)s)"
+    )
+    command.add_argument(
+        "--images",
+        nargs="+",
+        type=Path,
+        default=(),
+        help="image files or folders: compare what is found in them as well",
     )
 
     command = add("probe", "Measure encoders by k-NN and a linear classifier of images, level by level.")

@@ -107,6 +107,7 @@ def _export(options: argparse.Namespace) -> None:
         resize=options.resize,
         max_side=options.max_side,
         max_batch=options.max_batch,
+        images=options.images,
     )
     print(f"{checked}: {path}")
 

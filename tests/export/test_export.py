@@ -3,9 +3,11 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from visionlab.data.samples import collate_images
 from visionlab.data.transforms import EvaluationResize
 from visionlab.export import write
 from visionlab.export.agreement import detect, difference
+from visionlab.export.graphs import ResizedGraph
 from visionlab.inference import load_detector
 from visionlab.models.detector import save_detector
 from visionlab.models.weights import read_backbone, save_backbone
@@ -143,7 +146,7 @@ def test_example_without_torch(run, name: str, tmp_path):
 def test_a_file_that_disagrees_is_not_written(tmp_path, monkeypatch, capsys):
     save(tmp_path)
 
-    def wrong(model):
+    def wrong(model, constants):
         def answer(pixels, sizes):
             return torch.zeros(2, 4, 4), torch.ones(2, 4), torch.zeros(2, 4).long(), torch.tensor([4, 4])
 
@@ -165,8 +168,9 @@ def test_a_file_that_disagrees_is_not_written(tmp_path, monkeypatch, capsys):
     ("words", "message"),
     [
         (["--format", "torch", "--opset", "18"], "opset: would have no effect"),
-        (["--format", "torch", "--resize"], "resize: expected format onnx"),
-        (["--opset", "0"], "opset: expected at least 1, got 0"),
+        (["--opset", "17"], "opset: expected at least 18, which torch's exporter writes, got 17"),
+        (["--images", "absent.jpg"], "absent.jpg"),
+        (["--images", ROOT / "tests" / "export"], "no image"),
         (["--resize", "--max-side", "99"], "max_side: would have no effect with resize"),
         (["--max-side", "8"], "max_side: expected at least 64, got 8"),
         (["--max-batch", "1"], "max_batch: expected at least 2, got 1"),
@@ -208,6 +212,33 @@ def test_torch_file(tmp_path, test_data):
     found = program.module()(*inputs)
     for i, expected in enumerate(detect(load_detector(tmp_path).detector, *inputs)):
         assert difference(expected, first(found, i), 0.0, 100) == ""
+
+
+@pytest.mark.slow
+def test_torch_file_of_images_as_they_are(tmp_path, test_data, capsys):
+    photo_file = next((test_data / "coco_mini/val2017").glob("*.jpg"))
+    assert visionlab("export", save(tmp_path), "--format", "torch", "--resize", "--images", photo_file) == 0
+    assert re.search(r"own: \d+ in 3 synthetic images and [1-9]\d* in 1 of --images; resized", capsys.readouterr().out)
+    program = torch.export.load(tmp_path / "detector.pt2").module()
+    predictor = load_detector(tmp_path)
+    for photo in [*photos(test_data), np.zeros((1, 300, 3), np.uint8), np.full((960, 1920, 3), 99, np.uint8)]:
+        pixels = torch.from_numpy(photo)[None]
+        resized, sizes, factors = ResizedGraph.resized(SimpleNamespace(**RESIZE), pixels)
+        assert resized[0].equal(EvaluationResize(**RESIZE).apply_to_image(photo))
+        [expected] = detect(predictor.detector, resized, sizes)
+        expected = Detections(expected.boxes * factors.float(), expected.scores, expected.labels)
+        assert difference(expected, first(program(pixels)), 0.0, 100) == ""
+
+
+@pytest.mark.slow
+def test_a_detector_that_finds_nothing_is_compared_below_its_threshold(tmp_path, capsys):
+    assert visionlab("export", save(tmp_path, score_threshold=0.5)) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        "no detection was compared, .* in 3 synthetic images; only [1-9][0-9]* boxes of lower scores", said
+    )
+    feeds = {"pixels": np.zeros((1, 3, 64, 64), np.uint8), "sizes": np.array([[64, 64]])}
+    assert session(tmp_path / "detector.onnx").run(None, feeds)[3] == [0]
 
 
 @pytest.mark.slow

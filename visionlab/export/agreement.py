@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from visionlab.export.graphs import BackboneGraph, DetectorGraph, example
+from visionlab.data.samples import collate_images
+from visionlab.data.transforms import EvaluationResize
+from visionlab.export.graphs import SCORE_THRESHOLD, BackboneGraph, DetectorGraph, example
 from visionlab.models.static_detector import DIVISOR
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.structures import Detections, ImageBatch
@@ -17,19 +22,28 @@ BOX_TOLERANCE = 1e-3  # in pixels
 SCORE_TOLERANCE = 1e-4
 FEATURE_TOLERANCE = 1e-3  # of the largest value of a level
 
+RESIZED_PIXEL_TOLERANCE = 1  # of 255
+BEST = 10  # boxes of an image, where those of low scores are compared as well
+
 Run = Callable[[Tensor, Tensor], Sequence[Tensor]]
+Open = Callable[[Mapping[str, float]], Run]
 
 
-def check_detector(run: Run, detector: TwoStageDetector, graph: DetectorGraph) -> str:
-    """Compare detections of batches of one and two images, upright and across, with the detector's own.
+def check_detector(
+    open: Open, detector: TwoStageDetector, graph: DetectorGraph, images: Iterable[tuple[Tensor, Tensor]] = ()
+) -> str:
+    """Compare detections of batches of one and two synthetic images, and of others, with the detector's own.
+
+    If it finds nothing in any, the best boxes of the synthetic images are compared, however low their scores are.
 
     Where scores or overlaps are so close that rounding decides, the detector itself finds something else once its
     BatchNorm is not folded, as in the graph. Such an image shows nothing about the file, and is left out.
 
     Args:
-        run: the file as a function of pixels and sizes.
+        open: the file, with other values for some of its constants, as a function of pixels and sizes.
         detector: what it was made of.
         graph: likewise.
+        images: further batches.
 
     Returns:
         What was compared, for people.
@@ -37,26 +51,79 @@ def check_detector(run: Run, detector: TwoStageDetector, graph: DetectorGraph) -
     Raises:
         ValueError: they disagree, or every image was left out.
     """
-    least, most = detector.head.settings.score_threshold, detector.head.settings.max_detections
-    images = detections = left_out = 0
-    for inputs in _batches(graph):
+    settings, run = detector.head.settings, open({})
+    pair = detector, graph
+    synthetic = _compare(run, *pair, _batches(graph), settings.score_threshold, settings.max_detections)
+    given = _compare(run, *pair, images, settings.score_threshold, settings.max_detections)
+    if not synthetic.images + given.images:
+        raise ValueError(
+            "in every image it was tried on rounding changes what the detector finds, so nothing is written; "
+            "name others by --images"
+        )
+    left_out = synthetic.left_out + given.left_out
+    without = f" ({left_out} left out, where rounding changes what the detector finds)" if left_out else ""
+    parts = {"synthetic images": synthetic}
+    if given.images + given.left_out:
+        parts["of --images"] = given
+    if synthetic.detections + given.detections:
+        counts = " and ".join(f"{part.detections} in {part.images} {whose}" for whose, part in parts.items())
+        return f"detections agree with the detector's own: {counts}{without}"
+    seen = " and ".join(f"{part.images} {whose}" for whose, part in parts.items())
+    with _score_threshold(*pair, 0.0):
+        low = _compare(open({SCORE_THRESHOLD: 0.0}), *pair, _batches(graph), 0.0, BEST)
+    also = f"; only {low.detections} boxes of lower scores were, and agree" if low.detections else ""
+    return (
+        f"no detection was compared, as the detector finds nothing in {seen}{without}{also}; "
+        "name images with objects that it finds by --images"
+    )
+
+
+@dataclass
+class _Compared:
+    """How many images agree, what was found in them, and how many images were left out."""
+
+    images: int = 0
+    detections: int = 0
+    left_out: int = 0
+
+
+def _compare(
+    run: Run,
+    detector: TwoStageDetector,
+    graph: DetectorGraph,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    least: float,
+    most: int,
+) -> _Compared:
+    """Compare the best ``most`` detections of each image, of scores above ``least``."""
+    compared = _Compared()
+    for inputs in batches:
         expected, found = detect(detector, *inputs), _by_image(run(*inputs))
         for i, (own, theirs) in enumerate(zip(expected, found, strict=True)):
-            problem = difference(own, theirs, least, most)
+            own = _first(own, most)
+            problem = difference(own, _first(theirs, most), least, most)
             if not problem:
-                images, detections = images + 1, detections + len(own)
+                compared.images, compared.detections = compared.images + 1, compared.detections + len(own)
                 continue
             with torch.no_grad():
                 unfolded = _by_image(graph.static(*inputs))[i]
-            if not difference(own, unfolded, least, most):
+            if not difference(own, _first(unfolded, most), least, most):
                 raise ValueError(f"the exported graph disagrees with the detector, so nothing is written: {problem}")
-            left_out += 1
-    if not images:
-        raise ValueError(
-            "in every image it was tried on rounding changes what the detector finds, so nothing is written"
-        )
-    without = f" ({left_out} left out, where rounding changes what the detector finds)" if left_out else ""
-    return f"{detections} detections in {images} images agree with the detector's own{without}"
+            compared.left_out += 1
+    return compared
+
+
+@contextmanager
+def _score_threshold(detector: TwoStageDetector, graph: DetectorGraph, value: float) -> Iterator[None]:
+    """Let a detector and its graph find what scores more than this, for a while."""
+    settings = detector.head.settings
+    detector.head.settings = replace(settings, score_threshold=value)
+    graph.static.score_threshold.fill_(value)
+    try:
+        yield
+    finally:
+        detector.head.settings = settings
+        graph.static.score_threshold.fill_(settings.score_threshold)
 
 
 def check_backbone(run: Run, graph: BackboneGraph) -> str:
@@ -74,6 +141,44 @@ def check_backbone(run: Run, graph: BackboneGraph) -> str:
                     f"{name}: differs by {off:.3g} where the largest value is {largest:.3g}"
                 )
     return f"{len(graph.outputs)} levels agree with the backbone's own"
+
+
+def check_resize(front: Callable[..., Any], run: Callable[..., Any], plain: Run, resize: EvaluationResize) -> str:
+    """Compare the pixels that a file makes of images with the evaluation's own, and what it finds with the plain one.
+
+    Args:
+        front: images as pixels and sizes, as the file makes them.
+        run: the file, with a score threshold of 0, so that there is something to compare.
+        plain: the file of pixels and sizes, likewise.
+        resize: the evaluation's own.
+
+    Returns:
+        What was compared, for people.
+    """
+    generator = np.random.default_rng(0)
+    largest = 0
+    for height, width in ((97, 160), (301, 187)):
+        blocks = generator.integers(0, 256, (-(-height // 16), -(-width // 16), 3), dtype=np.uint8)
+        image = np.kron(blocks, np.ones((16, 16, 1), np.uint8))[:height, :width]
+        pixels, sizes = front(torch.from_numpy(image[None].copy()))[:2]
+        own = collate_images([resize.apply_to_image(image)], divisor=1)
+        if pixels.shape != own.pixels.shape or sizes.tolist() != [list(own.sizes[0])]:
+            raise ValueError(
+                f"the exported resize disagrees, so nothing is written: expected {own.sizes[0]}, got {sizes.tolist()}"
+            )
+        largest = max(largest, int((pixels.int() - own.pixels.int()).abs().max()))
+        if largest > RESIZED_PIXEL_TOLERANCE:
+            raise ValueError(f"the exported resize disagrees by {largest} of 255, so nothing is written")
+        expected, found = (
+            _first(_by_image(answer)[0], BEST)
+            for answer in (plain(pixels, sizes), run(torch.from_numpy(image[None].copy())))
+        )
+        scale = torch.tensor([width / int(sizes[0, 1]), height / int(sizes[0, 0])] * 2)
+        expected = Detections(expected.boxes * scale, expected.scores, expected.labels)
+        problem = difference(expected, found, 0.0, BEST)
+        if problem:
+            raise ValueError(f"the exported resize changes detections, so nothing is written: {problem}")
+    return f"resized pixels differ by at most {largest} of 255"
 
 
 def difference(expected: Detections, found: Detections, least: float, most: int) -> str:
@@ -130,6 +235,10 @@ def _by_image(answer: Sequence[Tensor]) -> list[Detections]:
     """Return what a file, or ``StaticDetector``, answered, without the rows that are no detections."""
     *rows, counts = answer
     return [Detections(*(part[i, :count] for part in rows)) for i, count in enumerate(counts.tolist())]
+
+
+def _first(detections: Detections, most: int) -> Detections:
+    return Detections(detections.boxes[:most], detections.scores[:most], detections.labels[:most])
 
 
 def _near(expected: Detections, found: Detections) -> Tensor:

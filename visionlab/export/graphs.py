@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from visionlab.checks import check_at_least
+from visionlab.data.transforms import EvaluationResize
 from visionlab.models.backbone import Backbone
 from visionlab.models.static_detector import StaticDetections, StaticDetector
 from visionlab.models.two_stage_detector import TwoStageDetector
+
+SCORE_THRESHOLD = "static.score_threshold"  # the buffer in a ``DetectorGraph``
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,42 @@ class DetectorGraph(nn.Module):
         return tuple(self.static(pixels, sizes))
 
 
+class ResizedGraph(nn.Module):
+    """A detector to export that takes images as they are.
+
+    Args:
+        inner: the detector.
+        resize: what brings images to the size that it was trained at.
+    """
+
+    def __init__(self, inner: DetectorGraph, resize: EvaluationResize) -> None:
+        super().__init__()
+        self.inner = inner
+        self.short_side, self.max_size = resize.short_side, resize.max_size
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Find the objects in ``(N, H, W, 3)`` uint8 RGB images of one size; boxes are in their pixels."""
+        pixels, sizes, scale = self.resized(images)
+        boxes, *others = self.inner(pixels, sizes)
+        return boxes * scale.to(boxes.dtype), *others
+
+    def resized(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(N, 3, height, width)`` pixels, ``(N, 2)`` sizes, and factors that take the sides of a box back."""
+        # The numbers that ``fit`` computes, as tensors: a graph that holds floats of a shape cannot be saved.
+        given = torch.stack([torch.full((), side, dtype=torch.float64) for side in images.shape[1:3]])
+        scale = torch.minimum(self.short_side / given.min(), self.max_size / given.max())
+        wanted = (given * scale).round().clamp(min=1)
+        size = wanted.long()
+        sides: list[Any] = [side.item() for side in size.unbind()]
+        for side in sides:
+            torch._check(side >= 1)
+            torch._check(side <= self.max_size)
+        pixels = nn.functional.interpolate(
+            images.permute(0, 3, 1, 2), sides, mode="bilinear", antialias=True, align_corners=False
+        )
+        return pixels, size.expand(images.shape[0], 2), (given / wanted).flip(0).repeat(2)
+
+
 class BackboneGraph(nn.Module):
     """A backbone to export: its levels, called by their strides.
 
@@ -101,7 +140,6 @@ def trace(graph: Any) -> torch.export.ExportedProgram:
         graph: a module that is a ``Graph``.
     """
     limits: Limits = graph.limits
-    pixels, sizes = example(limits, 2, limits.sides()[0])
     batch = torch.export.Dim("batch", min=1, max=limits.batch)
     free: dict[int, Any] = {0: batch}
     for dimension, name in ((2, "height"), (3, "width")):
@@ -111,13 +149,36 @@ def trace(graph: Any) -> torch.export.ExportedProgram:
         elif least < most:
             steps = torch.export.Dim(f"{name}_steps", min=least // limits.multiple, max=most // limits.multiple)
             free[dimension] = limits.multiple * steps
+    return _trace(graph, example(limits, 2, limits.sides()[0]), (free, {0: batch}))
+
+
+def trace_resized(graph: ResizedGraph) -> torch.export.ExportedProgram:
+    """Return a graph of images as they are as one program.
+
+    Raises:
+        ValueError: the network has no graph for sizes that are known only when it runs.
+    """
+    images = torch.zeros(2, 150, 220, 3, dtype=torch.uint8)
+    names = {0: "batch", 1: "height", 2: "width"}
+    most = {0: graph.inner.limits.batch}
+    free = {place: torch.export.Dim(name, min=1, max=most.get(place)) for place, name in names.items()}
+    try:
+        return _trace(graph, (images,), (free,))
+    except Exception as error:  # torch's own classes are not public
+        reason = " ".join(str(error).split())
+        raise ValueError(f"resize: torch.export has no graph with it for this network: {reason[:300]}") from error
+
+
+def _trace(
+    graph: nn.Module, inputs: tuple[Tensor, ...], free: tuple[dict[int, Any], ...]
+) -> torch.export.ExportedProgram:
     # Without it the coarsest level could not have a single place, as sizes of 1 would have a graph of their own.
     shapes: Any = import_module("torch.fx.experimental._config")
     with torch.no_grad(), shapes.patch(backed_size_oblivious=True):
         return torch.export.export(
             graph,
-            (pixels, sizes),
-            dynamic_shapes=(free, {0: batch}),
+            inputs,
+            dynamic_shapes=free,
             strict=False,
             # What a layer asks of a size, such as timm's padding to equal sizes, is then asked when the graph runs.
             prefer_deferred_runtime_asserts_over_guards=True,

@@ -8,12 +8,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from visionlab.data.transforms import EvaluationResize
 
 LARGEST = 2**31 - 1  # bytes of a protocol buffer
+LEAST_OPSET = 18  # in which torch's exporter writes operators; it converts to later ones
 
 
 def write_onnx(program: torch.export.ExportedProgram, outputs: list[str], opset: int | None) -> Any:
@@ -38,8 +40,10 @@ def write_onnx(program: torch.export.ExportedProgram, outputs: list[str], opset:
         if node.target is torch.ops.aten.sort.stable:  # which ONNX's sort, TopK, always is
             node.target = torch.ops.aten.sort.default
             node.args, node.kwargs = (node.args[0], node.kwargs["dim"], node.kwargs["descending"]), {}
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -50,7 +54,8 @@ def write_onnx(program: torch.export.ExportedProgram, outputs: list[str], opset:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"format onnx: torch's exporter has no form for this network: {reason[:300]}") from error
     finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     assert written is not None
     model = written.model_proto
     _name_sizes(model.graph)
@@ -79,14 +84,23 @@ def describe(model: Any, metadata: Mapping[str, str]) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-def runner(model: Any) -> Callable[..., Sequence[Tensor]]:
-    """Return what runs a model with onnxruntime on the CPU, with one tensor for each input."""
+def runner(model: Any, constants: Mapping[str, float] | None = None) -> Callable[..., Sequence[Tensor]]:
+    """Return what runs a model with onnxruntime on the CPU, with one tensor for each input.
+
+    Args:
+        model: an ``onnx.ModelProto``.
+        constants: values that it is to have in place of its own, by name.
+
+    Raises:
+        ValueError: onnxruntime is missing, or a constant is none of the model or serves several of its nodes.
+    """
     try:
         import onnxruntime
     except ImportError as error:
         raise ValueError("format onnx: expected the package onnxruntime: pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    model = _with_constants(model, constants) if constants else model
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [given.name for given in session.get_inputs()]
 
@@ -95,6 +109,20 @@ def runner(model: Any) -> Callable[..., Sequence[Tensor]]:
         return [torch.from_numpy(array) for array in session.run(None, dict(zip(names, arrays, strict=True)))]
 
     return run
+
+
+def _with_constants(model: Any, constants: Mapping[str, float]) -> Any:
+    from onnx import numpy_helper
+
+    model = copy.deepcopy(model)
+    for name, value in constants.items():
+        places = [place for place in model.graph.initializer if place.name == name]
+        users = sum(list(node.input).count(name) for node in model.graph.node)
+        if len(places) != 1 or users != 1:
+            raise ValueError(f"{name}: expected a constant that serves one node, got {len(places)} that serve {users}")
+        own = numpy_helper.to_array(places[0])
+        places[0].CopyFrom(numpy_helper.from_array(np.full_like(own, value), name))
+    return model
 
 
 def with_resize(model: Any, resize: EvaluationResize) -> Any:

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 import visionlab
-from visionlab.checks import check_at_least
-from visionlab.data.samples import collate_images
-from visionlab.data.transforms import EvaluationResize
-from visionlab.export.agreement import check_backbone, check_detector, difference
-from visionlab.export.graphs import BackboneGraph, DetectorGraph, described, trace
-from visionlab.export.onnx_file import describe, resized_pixels, runner, with_resize, write_onnx
+from visionlab.data.folder import image_files
+from visionlab.data.images import ImageError, read_image, read_image_sizes
+from visionlab.data.transforms import EvaluationResize, fit
+from visionlab.export.agreement import RESIZED_PIXEL_TOLERANCE, Open, check_backbone, check_detector, check_resize
+from visionlab.export.graphs import (
+    SCORE_THRESHOLD,
+    BackboneGraph,
+    DetectorGraph,
+    Limits,
+    ResizedGraph,
+    described,
+    trace,
+    trace_resized,
+)
+from visionlab.export.onnx_file import LEAST_OPSET, describe, resized_pixels, runner, with_resize, write_onnx
 from visionlab.files import write_bytes
 from visionlab.models.deformable_pools import DeformableRoIPool
 from visionlab.models.detector import KIND, read_detector
@@ -26,12 +37,10 @@ from visionlab.models.static_detector import DIVISOR
 from visionlab.models.tensor_file import read_tensors
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.models.weights import read_backbone
-from visionlab.structures import Detections
 
 Format = Literal["onnx", "torch"]
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 MAX_SIDE = 1344  # where nobody says how large images are
-RESIZED_PIXEL_TOLERANCE = 1  # of 255
 
 
 def export(
@@ -43,6 +52,7 @@ def export(
     resize: bool = False,
     max_side: int | None = None,
     max_batch: int = 64,
+    images: Sequence[Path] = (),
 ) -> tuple[Path, str]:
     """Write a detector, or a backbone, as one graph.
 
@@ -54,6 +64,7 @@ def export(
         resize: take images as they are, and answer boxes in their pixels.
         max_side: the most pixels of height and of width; by default what the detector was trained at, or 1344.
         max_batch: the most images at once.
+        images: files and folders of images; what is found in them is compared as well.
 
     Returns:
         The path of the file, and what was checked.
@@ -62,23 +73,23 @@ def export(
         ValueError: ``run`` is neither, a setting does not fit, the network has no such form, or the file does not give
             what the network gives; then nothing is written.
     """
-    check_at_least(1, opset=opset)
     if format not in get_args(Format):
         raise ValueError(f"format: expected one of {', '.join(get_args(Format))}, got {format!r}")
     if format == "torch" and opset is not None:
         raise ValueError("opset: would have no effect, format torch has none")
-    if format == "torch" and resize:
-        raise ValueError("resize: expected format onnx; in Python, load_detector resizes and detects")
+    if opset is not None and opset < LEAST_OPSET:
+        raise ValueError(f"opset: expected at least {LEAST_OPSET}, which torch's exporter writes, got {opset}")
     path = _weights(run)
     out = out or path.with_suffix(SUFFIXES[format])
     if out.exists() and out.samefile(path):
         raise ValueError(f"{out}: expected another file than the weights")
     _, description = read_tensors(path)
     if description.get("kind") != KIND:
-        if resize:
-            raise ValueError("resize: expected a detector, a backbone was not trained at one size")
+        if resize or images:
+            name = "resize" if resize else "images"
+            raise ValueError(f"{name}: expected a detector, a backbone was not trained at one size")
         return _export_backbone(path, description, out, format, opset, max_side or MAX_SIDE, max_batch)
-    return _export_detector(path, out, format, opset, resize, max_side, max_batch)
+    return _export_detector(path, out, format, opset, resize, max_side, max_batch, images)
 
 
 def _weights(run: Path) -> Path:
@@ -92,13 +103,21 @@ def _weights(run: Path) -> Path:
 
 
 def _export_detector(
-    path: Path, out: Path, format: Format, opset: int | None, resize: bool, max_side: int | None, max_batch: int
+    path: Path,
+    out: Path,
+    format: Format,
+    opset: int | None,
+    resize: bool,
+    max_side: int | None,
+    max_batch: int,
+    images: Sequence[Path],
 ) -> tuple[Path, str]:
     detector = read_detector(path)
     size = detector.provenance.get("resize")
     evaluation = EvaluationResize(**size) if size else None
-    if resize and evaluation is None:
-        raise ValueError(f"resize: {path} does not say which size it was trained at (provenance 'resize')")
+    if (resize or images) and evaluation is None:
+        name = "resize" if resize else "images"
+        raise ValueError(f"{name}: {path} does not say which size it was trained at (provenance 'resize')")
     if format == "onnx":
         _refuse_adaptive_bins(detector)
     trained = -(-evaluation.max_size // DIVISOR) * DIVISOR if evaluation else MAX_SIDE
@@ -126,19 +145,53 @@ def _export_detector(
             f"pixels differ by at most {RESIZED_PIXEL_TOLERANCE} of 255 from those of visionlab's own resize"
         )
 
-    def check(run: Callable[..., Any]) -> str:
-        return check_detector(run, detector, graph)
+    batches = _batches(images, evaluation, graph.limits) if evaluation else iter(())
+
+    def check(open: Open) -> str:
+        return check_detector(open, detector, graph, batches)
 
     if not resize:
         return _write(graph, out, format, opset, metadata, check)
     assert evaluation is not None
-    model = write_onnx(trace(graph), graph.outputs, opset)
-    checked = check(runner(model))
-    whole = with_resize(model, evaluation)
-    describe(whole, _texts(metadata))
-    checked += f"; {_check_resize(whole, model, evaluation, detector)}"
-    write_bytes(out, whole.SerializeToString())
+    program = trace(graph)
+    open: Open
+    low = {SCORE_THRESHOLD: 0.0}
+    if format == "onnx":
+        model = write_onnx(program, graph.outputs, opset)
+        whole = with_resize(model, evaluation)
+        describe(whole, _texts(metadata))
+        content, open = whole.SerializeToString(), partial(runner, model)
+        front, run = runner(resized_pixels(whole)), runner(whole, low)
+    else:
+        resized = ResizedGraph(graph, evaluation)
+        content, open = _saved(trace_resized(resized), metadata), partial(_program_runner, program)
+        of_inner = {f"inner.{name}": value for name, value in low.items()}
+        front, run = resized.resized, _program_runner(_loaded(content), of_inner)
+    checked = f"{check(open)}; {check_resize(front, run, open(low), evaluation)}"
+    write_bytes(out, content)
     return out, checked
+
+
+def _batches(images: Sequence[Path], resize: EvaluationResize, limits: Limits) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return each image as a batch, read and resized as the ``Predictor`` does it; files are looked at at once."""
+    files = image_files(images)
+    for file, size in zip(files, read_image_sizes(files), strict=True):
+        if isinstance(size, ImageError):
+            raise size
+        height, width = fit(*size, resize.short_side, resize.max_size)
+        if height > limits.height[1] or width > limits.width[1]:
+            raise ValueError(
+                f"images: {file}: expected at most {limits.height[1]}x{limits.width[1]} pixels (height, width), "
+                f"got {height}x{width} after resizing"
+            )
+
+    def read(file: str) -> tuple[Tensor, Tensor]:
+        pixels = resize.apply_to_image(read_image(file))
+        height, width = pixels.shape[1:]
+        right, below = max(limits.width[0] - width, 0), max(limits.height[0] - height, 0)
+        return F.pad(pixels, (0, right, 0, below))[None], torch.tensor([[height, width]])
+
+    return map(read, files)
 
 
 def _export_backbone(
@@ -159,7 +212,7 @@ def _export_backbone(
         "limits": described(graph.limits),
         "provenance": {key: value for key, value in description.items() if key not in ("kind", "format", "visionlab")},
     }
-    return _write(graph, out, format, opset, metadata, lambda run: check_backbone(run, graph))
+    return _write(graph, out, format, opset, metadata, lambda open: check_backbone(open({}), graph))
 
 
 def _write(
@@ -168,22 +221,45 @@ def _write(
     format: Format,
     opset: int | None,
     metadata: Mapping[str, Any],
-    check: Callable[[Callable[..., Any]], str],
+    check: Callable[[Open], str],
 ) -> tuple[Path, str]:
     program = trace(graph)
     if format == "onnx":
         model = write_onnx(program, graph.outputs, opset)
         describe(model, _texts(metadata))
-        checked = check(runner(model))
+        checked = check(partial(runner, model))
         content = model.SerializeToString()
     else:
-        buffer = io.BytesIO()
-        torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(_texts(metadata))})
-        content = buffer.getvalue()
-        with torch.no_grad():
-            checked = check(torch.export.load(io.BytesIO(content)).module())
+        content = _saved(program, metadata)
+        checked = check(partial(_program_runner, _loaded(content)))
     write_bytes(out, content)
     return out, checked
+
+
+def _saved(program: torch.export.ExportedProgram, metadata: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(_texts(metadata))})
+    return buffer.getvalue()
+
+
+def _loaded(content: bytes) -> torch.export.ExportedProgram:
+    return torch.export.load(io.BytesIO(content))
+
+
+def _program_runner(
+    program: torch.export.ExportedProgram, constants: Mapping[str, float] | None = None
+) -> Callable[..., Sequence[Tensor]]:
+    """Return what runs a program, with other values for some of its buffers."""
+    module = program.module()
+    for name, value in (constants or {}).items():
+        owner, _, own = name.rpartition(".")
+        setattr(module.get_submodule(owner), own, torch.full_like(module.get_buffer(name), value))
+
+    @torch.no_grad()
+    def run(*tensors: Tensor) -> Sequence[Tensor]:
+        return module(*tensors)
+
+    return run
 
 
 def _texts(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -199,42 +275,3 @@ def _refuse_adaptive_bins(detector: TwoStageDetector) -> None:
                 "head.pool.sampling_ratio: expected at least 1 for format onnx, got 0: bins whose number of samples"
                 " depends on the RoI have no fixed shape"
             )
-
-
-def _check_resize(whole: Any, model: Any, resize: EvaluationResize, detector: TwoStageDetector) -> str:
-    """Compare the pixels that a file makes of images with the evaluation's own, and what it finds with the plain one.
-
-    Returns:
-        What was compared, for people.
-    """
-    front, run, plain = runner(resized_pixels(whole)), runner(whole), runner(model)
-    generator = np.random.default_rng(0)
-    largest = 0
-    for height, width in ((97, 160), (301, 187)):
-        blocks = generator.integers(0, 256, (-(-height // 16), -(-width // 16), 3), dtype=np.uint8)
-        image = np.kron(blocks, np.ones((16, 16, 1), np.uint8))[:height, :width]
-        pixels, sizes = front(torch.from_numpy(image[None].copy()))
-        own = collate_images([resize.apply_to_image(image)], divisor=1)
-        if pixels.shape != own.pixels.shape or sizes.tolist() != [list(own.sizes[0])]:
-            raise ValueError(
-                f"the exported resize disagrees, so nothing is written: expected {own.sizes[0]}, got {sizes.tolist()}"
-            )
-        largest = max(largest, int((pixels.int() - own.pixels.int()).abs().max()))
-        if largest > RESIZED_PIXEL_TOLERANCE:
-            raise ValueError(f"the exported resize disagrees by {largest} of 255, so nothing is written")
-        expected, found = (
-            _first(answer) for answer in (plain(pixels, sizes), run(torch.from_numpy(image[None].copy())))
-        )
-        scale = torch.tensor([width / int(sizes[0, 1]), height / int(sizes[0, 0])] * 2)
-        expected = Detections(expected.boxes * scale, expected.scores, expected.labels)
-        settings = detector.head.settings
-        problem = difference(expected, found, settings.score_threshold, settings.max_detections)
-        if problem:
-            raise ValueError(f"the exported resize changes detections, so nothing is written: {problem}")
-    return f"resized pixels differ by at most {largest} of 255"
-
-
-def _first(answer: Any) -> Detections:
-    boxes, scores, labels, counts = answer
-    count = int(counts[0])
-    return Detections(boxes[0, :count], scores[0, :count], labels[0, :count])

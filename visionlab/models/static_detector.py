@@ -41,7 +41,8 @@ class StaticDetector(nn.Module):
     Proposals and detections have fixed numbers, with scores of minus infinity where there are fewer. The levels of an
     image, and the classes, are sets of ``nms_padded``: no coordinate is shifted to keep them apart, so that none loses
     digits. Nothing branches on values: ``torch.export`` and ``torch.compile`` make one graph of it, which serves images
-    of any size if the coarsest level of the example has at least two places along each side.
+    of any size if the coarsest level of the example has at least two places along each side. The score that detections
+    exceed is a buffer, so that the same graph can be checked at another.
 
     Args:
         detector: a copy of it is kept, in evaluation mode and without gradients.
@@ -50,6 +51,8 @@ class StaticDetector(nn.Module):
     Raises:
         ValueError: the head does not suppress boxes by hard NMS.
     """
+
+    score_threshold: Tensor
 
     def __init__(self, detector: TwoStageDetector, *, limits: ProposalLimits | None = None) -> None:
         super().__init__()
@@ -61,6 +64,9 @@ class StaticDetector(nn.Module):
         self.detector: TwoStageDetector = deepcopy(detector).requires_grad_(False)
         self.eval()
         self.proposal_limits = limits or detector.rpn.test_limits
+        # With as many dimensions as scores: exporters merge constants of equal shape and value.
+        threshold = torch.full((1, 1, 1), detector.head.settings.score_threshold)
+        self.register_buffer("score_threshold", threshold, persistent=False)
 
     def forward(self, pixels: Tensor, sizes: Tensor) -> StaticDetections:
         """Find the objects.
@@ -110,7 +116,7 @@ class StaticDetector(nn.Module):
         boxes = decode_boxes(offsets, proposals[:, :, None], head.settings.box_weights).transpose(1, 2)
         boxes = _clip(boxes, corner).expand(-1, head.num_classes, -1, -1)  # (images, classes, proposals, 4)
         there = _has_sides(proposals, MIN_PROPOSAL_SIDE)[:, None]
-        usable = (scores > head.settings.score_threshold) & _has_sides(boxes, MIN_DETECTION_SIDE) & there
+        usable = (scores > self.score_threshold) & _has_sides(boxes, MIN_DETECTION_SIDE) & there
         scores = _suppress(boxes, scores, usable, head.settings.nms_threshold)
 
         # Of equal scores those of the first proposal come first, and of one proposal those of the first class.
