@@ -125,7 +125,7 @@ def test_a_file_of_an_earlier_version(tmp_path):
 def test_what_cannot_be_built():
     with pytest.raises(ValueError, match="at least one class"):
         build_detector([])
-    with pytest.raises(ValueError, match="fpn or simple_pyramid, got 'bifpn'"):
+    with pytest.raises(ValueError, match="fpn or simple_pyramid or single_level, got 'bifpn'"):
         build_detector(CLASSES, neck={"name": "bifpn"})
 
 

@@ -15,7 +15,7 @@ from visionlab.models.weights import load_weights, save_backbone
 from visionlab.studies.protocol import base_run, check_shared, detector_run, load_run, norm_of
 
 CHANNELS = {"channels": [8, 16, 32, 64]}
-COMPARED = [name for name in shipped_names() if name.startswith("compare/") and name != "compare/detect.yaml"]
+COMPARED = [name for name in shipped_names() if name.startswith(("compare/cifar/", "compare/imagenette/"))]
 
 
 @pytest.fixture

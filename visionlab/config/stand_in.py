@@ -40,7 +40,7 @@ class StandIn(nn.Module):
         self.normalization = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self.model: nn.Module = nn.BatchNorm2d(1)
 
-    def normalize(self, pixels: Tensor, sizes: list[tuple[int, int]] | None = None) -> Tensor:
+    def normalize(self, pixels: Tensor, sizes: list[tuple[int, int]] | Tensor | None = None) -> Tensor:
         """Return images of the right shape."""
         return pixels.float()
 

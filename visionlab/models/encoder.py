@@ -70,8 +70,11 @@ class Encoder(Protocol):
     def normalization(self) -> Normalization:
         """How ``normalize`` maps pixels."""
 
-    def normalize(self, pixels: Tensor, sizes: list[tuple[int, int]] | None = None) -> Tensor:
-        """Turn ``(N, 3, H, W)`` uint8 RGB pixels into what the network takes; padding beyond ``sizes`` becomes 0."""
+    def normalize(self, pixels: Tensor, sizes: list[tuple[int, int]] | Tensor | None = None) -> Tensor:
+        """Turn ``(N, 3, H, W)`` uint8 RGB pixels into what the network takes; padding beyond ``sizes`` becomes 0.
+
+        ``sizes`` are ``(height, width)`` of each image, as numbers or, for graphs, as an ``(N, 2)`` tensor.
+        """
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Return one ``(N, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`` map per level."""
