@@ -5,11 +5,10 @@
     python benchmarks/detector_family.py $D/rfcn.yaml $D/deformable_rfcn.yaml data.deformation=1 --out DIR
 
 Each config is a detector, called by the file's name; all are compared with the first, which may come again among the
-others. The learning rate of each is the
-one of the grid with the best AP on seeds that are not reported, and with `--tune KEY=VALUE` on other images than those
-that are reported. A seed draws the weights, the order of images and, where they are generated, the images. The cost of
-an image and of a training step is measured last, each detector in turn with the first, on the trained weights and with
-one thread.
+others. The learning rate of each is the one of the grid with the best AP on seeds that are not reported, and with
+`--tune KEY=VALUE` on other images than those that are reported. A seed draws the weights, the order of images and,
+where they are generated, the images. The cost of an image and of a training step is measured last, each detector in
+turn with the first, on the trained weights and with one thread.
 
 A result that is in the folder is not measured again, and several processes may fill one folder. Runs that diverged are
 counted. `study.md` has the table and `study.json` all numbers.

@@ -16,11 +16,11 @@ from visionlab.eval.several_views import SeveralViews
 from visionlab.models.detector import read_detector
 from visionlab.models.merged_views import detect_in_views
 from visionlab.models.sampling_places import SamplingPlaces, sampling_places
+from visionlab.models.static_detector import DIVISOR
 from visionlab.models.two_stage_detector import TwoStageDetector
 from visionlab.structures import Detections
 
 Images = Sequence[str | Path | np.ndarray]
-DIVISOR = 32  # of the height and width of a batch, in pixels
 MOST_PIXELS = 64_000_000  # of the images of a batch, as they are read
 
 

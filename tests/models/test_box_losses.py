@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from visionlab.models.box_coding import decode_boxes, encode_boxes
-from visionlab.models.box_losses import compare_boxes, diou_loss, giou_loss
+from visionlab.models.box_losses import compare_boxes, diou_loss, giou_loss, offset_loss
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 KINDS = ["smooth_l1", "l1", "giou", "diou"]
@@ -128,3 +128,24 @@ def test_nothing_at_all(kind):
     loss = compare(kind, offsets, torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0).bool()).sum()
     loss.backward()
     assert loss == 0
+
+
+@pytest.mark.parametrize("beta", [0.0, 1 / 9, 1.0])
+def test_offset_loss_by_formula(beta):
+    offsets, targets = torch.randn(6, 4, dtype=torch.double), torch.randn(6, 4, dtype=torch.double)
+    mask = torch.tensor([True, False, True, True, False, True])
+    expected = 0.0
+    for row, target, selected in zip(offsets.tolist(), targets.tolist(), mask.tolist(), strict=True):
+        for distance in (abs(a - b) for a, b in zip(row, target, strict=True)):
+            if selected:
+                expected += 0.5 * distance**2 / beta if distance < beta else distance - 0.5 * beta
+    assert offset_loss(offsets, targets, mask, beta).sum().item() == pytest.approx(expected)
+
+
+def test_targets_that_are_masked_may_be_anything():
+    offsets = torch.randn(3, 4, requires_grad=True)
+    targets = torch.tensor([math.nan, math.inf, -math.inf])[:, None].expand(3, 4)
+    loss = offset_loss(offsets, targets, torch.zeros(3, dtype=torch.bool), 1 / 9).sum()
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(offsets.grad, torch.zeros(3, 4))

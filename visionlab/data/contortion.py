@@ -33,7 +33,7 @@ def contort(rng: np.random.Generator, parts: list[BodyPart], strength: float) ->
     points = points - (points.min(0) + points.max(0)) / 2
     lengthwise = slice(None) if np.ptp(points[:, 0]) > np.ptp(points[:, 1]) else slice(None, None, -1)
     points = _rolled(points[:, lengthwise], bend)[:, lengthwise]
-    points = (points @ _rotation(direction)) * (stretch, 1 / stretch) @ _rotation(turn - direction)
+    points = (points @ rotation(direction)) * (stretch, 1 / stretch) @ rotation(turn - direction)
     points = points - ((points[:, 0].min() + points[:, 0].max()) / 2, points[:, 1].min())
     ends = np.cumsum([len(outline) for outline in outlines])
     return [(outline, material) for outline, (_, material) in zip(np.split(points, ends[:-1]), parts, strict=True)]
@@ -50,7 +50,7 @@ def _rolled(points: np.ndarray, bend: float) -> np.ndarray:
     return np.stack([radius * np.sin(angle), 1 / curvature - radius * np.cos(angle)], 1)
 
 
-def _rotation(angle: float) -> np.ndarray:
+def rotation(angle: float) -> np.ndarray:
     """Return the matrix that turns rows of points counterclockwise by an angle in radians."""
     return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
 

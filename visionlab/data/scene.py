@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from visionlab.data.contortion import contort
+from visionlab.data.contortion import contort, rotation
 from visionlab.data.creatures import CREATURES, DARK, BodyPart, blob, deform, limb
 
 # Scenes are drawn in integers at twice their size and averaged down: the same bytes on every CPU, soft edges, and boxes
@@ -178,8 +178,7 @@ class Scene:
                 middle = np.concatenate([outline for outline, _ in parts]).mean(0)
                 parts = [((outline - middle) * 2.5, material) for outline, material in parts]
             turn, side = rng.uniform(0, 2 * math.pi, 2)
-            rotation = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
-            parts = [(outline @ rotation, material) for outline, material in parts]
+            parts = [(outline @ rotation(turn), material) for outline, material in parts]
             light = (40 * math.sin(side), 40 * math.cos(side))
             place = (rng.uniform(0, self.size), rng.uniform(0, self.size))
             self.paint(parts, place, self.size * rng.uniform(0.03, 0.16), light, least=0.0)

@@ -15,7 +15,8 @@ from torch import Tensor
 from visionlab.data.transforms import EvaluationResize
 
 LARGEST = 2**31 - 1  # bytes of a protocol buffer
-LEAST_OPSET = 18  # in which torch's exporter writes operators; it converts to later ones
+# In which torch's exporter writes operators; it converts to later ones. The first whose Resize has antialiasing.
+LEAST_OPSET = 18
 
 
 def write_onnx(program: torch.export.ExportedProgram, outputs: list[str], opset: int | None) -> Any:
@@ -138,9 +139,6 @@ def with_resize(model: Any, resize: EvaluationResize) -> Any:
     from onnx import TensorProto, helper
 
     model = copy.deepcopy(model)
-    opset = next(entry for entry in model.opset_import if not entry.domain)
-    if opset.version < 18:
-        raise ValueError(f"opset: expected at least 18, whose Resize has antialiasing, got {opset.version}")
     graph = model.graph
     constants: dict[str, tuple[list[Any], int]] = {
         "resize_short_side": ([resize.short_side], TensorProto.DOUBLE),
@@ -154,7 +152,7 @@ def with_resize(model: Any, resize: EvaluationResize) -> Any:
         graph.initializer.append(helper.make_tensor(name, kind, [len(values)], values))
 
     def node(kind: str, inputs: str, output: str, **attributes: Any) -> Any:
-        return helper.make_node(kind, inputs.split(), [output], name=output, **attributes)
+        return helper.make_node(kind, inputs.split(" "), [output], name=output, **attributes)
 
     before = [
         node("Shape", "images", "resize_batch", start=0, end=1),
@@ -173,7 +171,7 @@ def with_resize(model: Any, resize: EvaluationResize) -> Any:
         node("Transpose", "images", "resize_planes", perm=[0, 3, 1, 2]),
         node(
             "Resize",
-            "resize_planes",
+            "resize_planes   resize_shape",  # between them two inputs that are left out
             "pixels",
             mode="linear",
             antialias=1,
@@ -185,7 +183,6 @@ def with_resize(model: Any, resize: EvaluationResize) -> Any:
         node("Gather", "resize_back resize_across", "resize_back_corners"),
         node("Cast", "resize_back_corners", "resize_factors", to=TensorProto.FLOAT),
     ]
-    before[14].input.extend(["", "", "resize_shape"])
     for place in graph.node:
         for i, name in enumerate(place.output):
             if name == "boxes":

@@ -1,14 +1,12 @@
-"""Boxes as offsets from reference boxes, and the loss on those offsets."""
+"""Boxes as offsets from reference boxes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 # exp() of more than this would make of a 16 pixel reference a box wider than 1000 pixels.
 MAX_LOG_SCALE = math.log(1000 / 16)
@@ -49,29 +47,6 @@ def decode_boxes(offsets: Tensor, references: Tensor, weights: Sequence[float]) 
     center = references[..., :2] + 0.5 * reference_size + offsets[..., :2] * reference_size
     half = 0.5 * reference_size * offsets[..., 2:].clamp(max=MAX_LOG_SCALE).exp()
     return torch.cat((center - half, center + half), dim=-1)
-
-
-def box_loss(
-    offsets: Tensor, targets: Tensor, mask: Tensor, beta: float, *, reduction: Literal["sum", "none"] = "sum"
-) -> Tensor:
-    """Return the smooth L1 loss of the offsets that ``mask`` selects.
-
-    Args:
-        offsets: ``(..., 4)`` predicted.
-        targets: ``(..., 4)`` as ``encode_boxes`` returns them; may be anything, even NaN, where the mask is False.
-        mask: ``(...)`` bool, the positives.
-        beta: the distance at which the loss turns from square to linear; 0 is plain L1.
-        reduction: whether to add up.
-
-    Returns:
-        A scalar, 0 with gradient 0 when nothing is selected; or ``(..., 4)``, 0 where the mask is False.
-
-    Source: Girshick, Fast R-CNN, 2015, arXiv:1504.08083, eq. 3.
-    """
-    targets = torch.where(mask[..., None], targets, 0)
-    loss = F.smooth_l1_loss(offsets, targets, reduction="none", beta=beta)
-    loss = loss * mask[..., None]
-    return loss.sum() if reduction == "sum" else loss
 
 
 def _scale(offsets: Tensor, factors: Sequence[float]) -> Tensor:

@@ -7,8 +7,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from visionlab.models.box_coding import box_loss, decode_boxes, encode_boxes
+from visionlab.models.box_coding import decode_boxes, encode_boxes
 
 BoxLoss = Literal["smooth_l1", "l1", "giou", "diou"]
 EPSILON = 1e-7  # keeps ratios of boxes without area finite
@@ -40,11 +41,29 @@ def compare_boxes(
     """
     if kind in ("smooth_l1", "l1"):
         targets = encode_boxes(boxes, references, weights)
-        return box_loss(offsets, targets, mask, beta if kind == "smooth_l1" else 0.0, reduction="none")
+        return offset_loss(offsets, targets, mask, beta if kind == "smooth_l1" else 0.0)
     # References stand in for what is masked: of them, decoding and the loss are finite whatever was predicted.
     predicted = decode_boxes(torch.where(mask[:, None], offsets, 0), references, weights)
     loss = giou_loss if kind == "giou" else diou_loss
     return torch.where(mask, loss(predicted, torch.where(mask[:, None], boxes, references)), 0)[:, None]
+
+
+def offset_loss(offsets: Tensor, targets: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Return the smooth L1 loss of the offsets that ``mask`` selects.
+
+    Args:
+        offsets: ``(..., 4)`` predicted.
+        targets: ``(..., 4)`` as ``encode_boxes`` returns them; may be anything, even NaN, where the mask is False.
+        mask: ``(...)`` bool, the positives.
+        beta: the distance at which the loss turns from square to linear; 0 is plain L1.
+
+    Returns:
+        ``(..., 4)``; 0, with gradient 0, where the mask is False.
+
+    Source: Girshick, Fast R-CNN, 2015, arXiv:1504.08083, eq. 3.
+    """
+    targets = torch.where(mask[..., None], targets, 0)
+    return F.smooth_l1_loss(offsets, targets, reduction="none", beta=beta) * mask[..., None]
 
 
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ def deform_stages(model: Any, settings: BackboneSettings) -> None:
         ValueError: the model has no such stage, there is nothing to make deformable in it, it is frozen, or its
             channels cannot be divided into the groups.
     """
-    name = settings.name
     from timm.models import group_parameters  # here, because timm takes seconds to import
 
+    name = settings.name
     groups = group_parameters(model, model.group_matcher(coarse=True))
     of_stages = [groups[key] for key in sorted(groups)]
     for stage in settings.deform_stages or ():

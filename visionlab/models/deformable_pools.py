@@ -99,6 +99,8 @@ class DeformablePSRoIPool(PositionSensitivePool):
         sample_per_part: samples on each side of a bin.
     """
 
+    bins_move = True
+
     @flat_settings
     def __init__(
         self,

@@ -43,13 +43,14 @@ def build_detector(
     head: dict[str, Any] | None = None,
     norm_eps: float | None = None,
 ) -> TwoStageDetector:
-    """Build a Faster R-CNN on a pyramid of features, by default with ResNet-50 and FPN; its weights are random.
+    """Build a two-stage detector, by default Faster R-CNN with ResNet-50 and FPN; its weights are random.
 
     Args:
         classes: the name of each label.
         backbone: settings of ``Backbone``.
         neck: settings of the neck that ``name`` chooses from ``NECKS``, or that is called ``package.module:Class``: by
-            default of ``FPN``; a plain vision transformer needs "simple_pyramid".
+            default of ``FPN``; a plain vision transformer needs "simple_pyramid", a
+            detector of one level "single_level".
         rpn: settings of ``RPN``.
         head: settings of the head that ``name`` chooses likewise from ``HEADS``, by default of ``FastRCNNHead``; also
             by the names that they had in earlier versions.

@@ -15,6 +15,8 @@ from visionlab.models.folded_layers import FoldedBlock, FoldedConv
 from visionlab.models.norm import batch_norms
 from visionlab.precision import full_precision
 
+# How a part fails that asks more of a layer than its answer, such as its weight.
+ASKS_FOR_MORE = (AttributeError, RuntimeError, TypeError, ValueError)
 TOLERANCE = 1e-3  # of the largest value; rounding makes about 1e-6, an error in what follows what far more
 
 
@@ -89,12 +91,7 @@ def fold(network: nn.Module, size: tuple[int, int], trained: bool = False) -> nn
         _replace(twin, _replacements(twin, image, kept, trained))
         try:
             found = twin(image)
-        except (
-            AttributeError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ):  # a part that asks more of a layer than its answer
+        except ASKS_FOR_MORE:
             return network
     for module in twin.modules():
         if isinstance(module, FoldedConv):

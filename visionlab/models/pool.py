@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -118,9 +119,9 @@ class Pool(nn.Module, ABC):
 class PositionSensitivePool(Pool):
     """Pools each of k * k bins from maps of its own, k being ``output_size``.
 
-    A row of ``POOLS`` of this kind may be called with two more parts, by a head that computes score maps from another
-    map: ``source_channels``, the channels of that map, and ``sets``, into how many groups of neighbors the pooled
-    channels fall, one for each class. Only bins that move need them.
+    One that says ``bins_move`` may be called with two more parts, by a head that computes score maps from another map:
+    ``source_channels``, the channels of that map, and ``sets``, into how many groups of neighbors the pooled channels
+    fall, one for each class.
 
     Source: Dai et al., R-FCN, 2016, arXiv:1605.06409.
 
@@ -133,6 +134,8 @@ class PositionSensitivePool(Pool):
     Raises:
         ValueError: k * k does not divide the channels.
     """
+
+    bins_move: ClassVar[bool] = False
 
     def __init__(self, channels: int, strides: list[int], settings: PoolSettings) -> None:
         bins = settings.output_size**2

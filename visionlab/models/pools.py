@@ -87,8 +87,6 @@ class PSRoIMeanPool(PositionSensitivePool):
     Args:
         channels: channels of every level, ``output_size`` squared times those of a pooled RoI.
         strides: stride of each level in pixels, finest first, each twice the one before.
-        source_channels: of no effect, as bins stay; see ``PositionSensitivePool``.
-        sets: likewise.
     """
 
     @flat_settings
@@ -96,8 +94,6 @@ class PSRoIMeanPool(PositionSensitivePool):
         self,
         channels: int,
         strides: list[int],
-        source_channels: int | None = None,
-        sets: int = 1,
         *,
         settings: PoolSettings = PoolSettings(),
     ) -> None:
@@ -119,8 +115,6 @@ class PSRoIAlignPool(PositionSensitivePool):
     Args:
         channels: channels of every level, ``output_size`` squared times those of a pooled RoI.
         strides: stride of each level in pixels, finest first, each twice the one before.
-        source_channels: of no effect, as bins stay; see ``PositionSensitivePool``.
-        sets: likewise.
     """
 
     @flat_settings
@@ -128,8 +122,6 @@ class PSRoIAlignPool(PositionSensitivePool):
         self,
         channels: int,
         strides: list[int],
-        source_channels: int | None = None,
-        sets: int = 1,
         *,
         settings: PoolSettings = PoolSettings(),
         sampling: SamplingSettings = SamplingSettings(),

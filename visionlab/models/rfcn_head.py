@@ -53,11 +53,13 @@ class RFCNHead(RoIHead):
         check_at_least(1, map_channels=map_channels)
         if background_box and not settings.class_agnostic:
             raise ValueError("background_box: no effect without class_agnostic, as each class has a box of its own")
-        bins, width = _bins(pool), map_channels or channels
+        kind, bins = _kind_and_bins(pool)
+        width = map_channels or channels
         self.given_boxes = self.box_sets + background_box  # of which the last box_sets are looked at
         planes = bins * (num_classes + 1), bins * 4 * self.given_boxes
-        self.class_pool: PositionSensitivePool = POOL.build("pool", pool, planes[0], strides, width, num_classes + 1)
-        self.box_pool: PositionSensitivePool = POOL.build("pool", pool, planes[1], strides, width)
+        of_classes, of_boxes = ((width, num_classes + 1), (width,)) if kind.bins_move else ((), ())
+        self.class_pool: PositionSensitivePool = POOL.build("pool", pool, planes[0], strides, *of_classes)
+        self.box_pool: PositionSensitivePool = POOL.build("pool", pool, planes[1], strides, *of_boxes)
         self.map_conv = nn.Conv2d(channels, width, 1) if map_channels else None
         self.classes, self.offsets = (nn.Conv2d(width, count, 1) for count in planes)
         for layer in (self.map_conv, self.classes, self.offsets):
@@ -99,8 +101,8 @@ class RFCNHead(RoIHead):
         return scores, offsets.unflatten(1, (self.given_boxes, 4))[:, -self.box_sets :]
 
 
-def _bins(pool: Mapping[str, Any]) -> int:
-    """Return how many bins a pool has, and refuse one whose bins share maps."""
+def _kind_and_bins(pool: Mapping[str, Any]) -> tuple[type[PositionSensitivePool], int]:
+    """Return the class of a pool and how many bins it has, and refuse one whose bins share maps."""
     try:
         kind, settings = POOL.find(pool.get("name", "")), POOL.complete(pool)
     except ValueError as error:
@@ -111,4 +113,4 @@ def _bins(pool: Mapping[str, Any]) -> int:
             f"pool.name: expected a position-sensitive pool, {' or '.join(names)}, because each bin votes by maps of"
             f" its own, got {settings['name']}"
         )
-    return settings["output_size"] ** 2
+    return kind, settings["output_size"] ** 2
