@@ -110,6 +110,7 @@ def _compared_training(records: Mapping[str, RunRecord]) -> list[Plot]:
         for name, title in METRIC_TITLES.items()
         if name in ("AP", "AP50", "mAP")
         for lines in [[Line(label, *record.evaluation_series(name)) for label, record in records.items()]]
+        if any(len(record.evaluations) > 1 for record in records.values())  # a single point says no more than the table
     ]
     losses = [Line(label, *record.series("loss")) for label, record in records.items()]
     rates = [Line(label, *record.series("lr")) for label, record in records.items()]
